@@ -1,0 +1,1 @@
+"""Treatment: insulin dosing in type 1 diabetes on simulated patients."""
