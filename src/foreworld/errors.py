@@ -36,3 +36,13 @@ class ModelError(ForeworldError):
 
 class AuditError(ForeworldError):
     """An audit log is broken, was altered, or a replay differs from what it records."""
+
+
+class ConformanceError(ForeworldError):
+    """A part does not keep its contract; `findings` says what was expected, what was seen, and how to repair it."""
+
+    def __init__(self, part: str, findings: tuple[str, ...]) -> None:
+        listed = "".join(f"\n  {number}. {finding}" for number, finding in enumerate(findings, 1))
+        super().__init__(f"{part} does not conform; {len(findings)} finding(s):{listed}")
+        self.part = part
+        self.findings = findings

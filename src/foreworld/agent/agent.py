@@ -1,0 +1,274 @@
+"""`Agent`: perceive, propose, imagine, judge, act, record. The deliberate mode.
+
+agent = Agent(forecaster, task, CEMPlanner(), checker=Checker(rules))
+agent.start(subjects, statics)
+step = agent.decide(time, {"cgm": ..., "carbs": ...})      # step.actions is what to do now
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import numpy as np
+import torch
+
+from foreworld.agent.check import Checker, Measured, Verdict
+from foreworld.agent.configurator import Configurator
+from foreworld.agent.memory import Memory, Remembered
+from foreworld.agent.record import Recorder
+from foreworld.episodes.schema import Role, Schema
+from foreworld.errors import InputError
+from foreworld.forecast.forecaster import Forecaster
+from foreworld.model.belief import History
+from foreworld.model.interface import Believed
+from foreworld.planning.plan import Plan, Reason, Refusal
+from foreworld.planning.planners.base import Decisions, Planner, Problem
+from foreworld.planning.task import Task
+
+
+class Actor(StrEnum):
+    """Who chose what is done."""
+
+    planner = "planner"
+    recovery = "recovery"
+    fallback = "fallback"
+    last_resort = "last resort"
+
+
+ACTORS = tuple(Actor)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One decision about B subjects.
+
+    Attributes:
+        actions: [B, A] what to do now, raw units.
+        actors: [B] index into `ACTORS`: who chose it.
+        reasons: [B] why there was no plan, None where there was one.
+        verdicts: [B] of the independent checker on what the planner or recovery proposed; None without a checker.
+        decisions: What the planner answered.
+        guardrails: Names, in the order of `margins`.
+        margins: [B, G] of what was chosen or came nearest.
+        head: Hash of the audit log's last record, or "".
+    """
+
+    actions: np.ndarray
+    actors: np.ndarray
+    reasons: tuple[Reason | None, ...]
+    verdicts: tuple[Verdict | None, ...]
+    decisions: Decisions
+    guardrails: tuple[str, ...]
+    margins: np.ndarray
+    head: str = ""
+
+    def answer(self, i: int) -> Plan | Refusal:
+        """The plan of subject `i`, or the refusal with what acts instead."""
+        answer = self.decisions[i]
+        reason = self.reasons[i]
+        if reason is None:
+            return answer
+        actor = ACTORS[int(self.actors[i])]
+        acted = f"the {actor} does " + ", ".join(
+            f"{name} {self.actions[i, k]:.3g}" for k, name in enumerate(self.decisions.problem.space.channels)
+        )
+        if isinstance(answer, Refusal):
+            return Refusal(
+                reason,
+                answer.detail if reason == answer.reason else _DETAILS[reason],
+                answer.nearest,
+                answer.channels,
+                answer.margins,
+                acted,
+                answer.provenance,
+                answer.guardrails,
+            )
+        verdict = self.verdicts[i]
+        why = _DETAILS[reason] if verdict is None or verdict.accepted else f"The checker: {verdict.explain()}."
+        return Refusal(
+            reason, why, answer.actions, answer.channels, answer.margins, acted, answer.provenance, answer.guardrails
+        )
+
+
+_DETAILS = {
+    Reason.stale_data: "The last measurement is too old, or there is none.",
+    Reason.no_safe_plan: "No candidate meets every guardrail.",
+    Reason.novel_state: "This state is unlike what the model was trained on.",
+    Reason.model_invalid: "The model's forecast is not finite.",
+}
+
+
+class Agent:
+    """Decides for a batch of subjects, step by step.
+
+    Args:
+        forecaster: Imagines; calibrated (`agent.calibrate`).
+        task: Objective, guardrails, space, fallback.
+        planner: Searches.
+        configurator: Profile and settings of each moment.
+        checker: The independent last gate; None only for experiments without one.
+        recorder: Writes the audit log, or None.
+        seed: Of the planner's candidates.
+    """
+
+    def __init__(
+        self,
+        forecaster: Forecaster,
+        task: Task,
+        planner: Planner,
+        *,
+        configurator: Configurator,
+        checker: Checker | None,
+        recorder: Recorder | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.forecaster, self.task, self.planner = forecaster, task, planner
+        self.configurator, self.checker, self.recorder, self.seed = configurator, checker, recorder, seed
+        self.memory: Memory | None = None
+        self.belief: Believed | None = None
+        self._previous: torch.Tensor | None = None
+
+    def start(self, subjects: Sequence[str], statics: Mapping[str, np.ndarray]) -> None:
+        """Forget everything and serve these subjects.
+
+        Raises:
+            SchemaError: A static is missing.
+            InputError: A static is out of its bounds.
+        """
+        self.memory = Memory(self.forecaster.model.schema, subjects, statics)
+        self.belief, self._previous = None, None
+        self._names = torch.tensor([subject_key(name) for name in subjects], dtype=torch.int64)
+
+    @torch.no_grad()
+    def decide(self, time: float, values: Mapping[str, np.ndarray]) -> Step:
+        """Perceive what is observed and announced at `time` (by channel [B]) and choose what to do now."""
+        memory = self._memory()
+        memory.see(time, values)
+        self._perceive()
+        belief = self.belief
+        assert belief is not None
+        history = memory.history()
+        settings = self.configurator.configure(self.task, memory)
+        space = self.task.space(self.forecaster.model.config.grid, history)
+        suggestions = self.task.suggestions(space, history)
+        if self._previous is not None:
+            shifted = torch.cat([self._previous[:, 1:2], self._previous[:, 1:]], dim=1)
+            suggestions = torch.cat([suggestions, self._previous[:, None], shifted[:, None]], dim=1)
+        keys = self._names + 104729 * self.seed + 7 * round(time)
+        problem = Problem(
+            self.forecaster,
+            self.forecaster.begin(belief),
+            self.task.objective(settings.profile),
+            tuple(self.task.guardrails),
+            space,
+            history,
+            keys,
+            suggestions,
+        )
+        step = self.resolve(problem, settings.stale)
+        self._previous = step.decisions.chosen.blocks[:, 0]
+        self._remember(time, belief, step)
+        memory.act(step.actions)
+        if self.recorder is not None:
+            step = replace(step, head=self.recorder.append(time, self, problem, settings.stale, step))
+        return step
+
+    @torch.no_grad()
+    def resolve(self, problem: Problem, stale: np.ndarray) -> Step:
+        """Plan, recover or fall back, and pass the checker: a function of the problem alone, so it can be replayed.
+
+        Args:
+            problem: Of B subjects.
+            stale: [B] whether data are too old for a plan.
+        """
+        decisions = self.planner.plan(problem)
+        proposed = decisions.first.double().numpy().copy()
+        fallback = self.task.fallback(problem.history).double().numpy()
+        last = self.task.last_resort(problem.history).double().numpy()
+        planned = decisions.planned.numpy() & ~stale
+        reasons: list[Reason | None] = []
+        actors = np.zeros(len(problem), dtype=np.int64)
+        for i in range(len(problem)):
+            reason = None if planned[i] else Reason.stale_data if stale[i] else decisions.reason(i)
+            reasons.append(reason)
+            if reason is Reason.no_safe_plan:
+                # The nearest candidate meets every action guardrail and violates the others least; the fallback's
+                # action is among the candidates, so it is never worse than that by the model's own forecast.
+                actors[i] = ACTORS.index(Actor.recovery)
+            elif reason is not None:
+                actors[i], proposed[i] = ACTORS.index(Actor.fallback), fallback[i]
+        verdicts = self._gate(problem.history, proposed, actors, reasons, fallback, last)
+        margins = torch.stack([decisions.chosen.margins[g.name][:, 0] for g in problem.guardrails], dim=1)
+        names = tuple(g.name for g in problem.guardrails)
+        return Step(proposed, actors, tuple(reasons), tuple(verdicts), decisions, names, margins.double().numpy())
+
+    # --- parts -------------------------------------------------------------------------------------------------
+
+    def _memory(self) -> Memory:
+        if self.memory is None:
+            raise InputError("start the agent with its subjects first: agent.start(subjects, statics)")
+        return self.memory
+
+    def _perceive(self) -> None:
+        memory, model = self._memory(), self.forecaster.model
+        if self.belief is None:
+            self.belief = model.encode(memory.history())
+            return
+        time, observed = memory.now()
+        stamps = torch.full((len(memory.subjects),), time, dtype=torch.float64)
+        self.belief = model.update(self.belief, stamps, observed, memory.last_action())
+
+    def _gate(
+        self,
+        history: History,
+        proposed: np.ndarray,
+        actors: np.ndarray,
+        reasons: list[Reason | None],
+        fallback: np.ndarray,
+        last: np.ndarray,
+    ) -> list[Verdict | None]:
+        """Pass everything through the checker; what it refuses is replaced, in place, never changed."""
+        checker, schema = self.checker, self.forecaster.model.schema
+        if checker is None:
+            return [None] * len(proposed)
+        channels = schema.names(Role.action)
+        verdicts: list[Verdict | None] = []
+        for i in range(len(proposed)):
+            measured = measured_of(schema, history, i)
+            verdict = checker.check(measured, dict(zip(channels, map(float, proposed[i]), strict=True)))
+            verdicts.append(verdict)
+            if verdict.accepted:
+                continue
+            reasons[i] = reasons[i] or Reason.no_safe_plan
+            actors[i], proposed[i] = ACTORS.index(Actor.fallback), fallback[i]
+            if not checker.check(measured, dict(zip(channels, map(float, proposed[i]), strict=True))).accepted:
+                actors[i], proposed[i] = ACTORS.index(Actor.last_resort), last[i]
+        return verdicts
+
+    def _remember(self, time: float, belief: Believed, step: Step) -> None:
+        chosen = step.decisions.chosen
+        predicted = {name: mean[:, 0].numpy() for name, mean in chosen.forecast.mean.items()}
+        margins = {name: step.margins[:, k] for k, name in enumerate(step.guardrails)}
+        self._memory().decisions.append(
+            Remembered(time, belief, step.actions, predicted, margins, chosen.cost[:, 0].numpy())
+        )
+
+
+def measured_of(schema: Schema, history: History, i: int) -> Measured:
+    """What the independent checker may look at of subject `i`: the scalar channels of a history."""
+
+    def of(role: Role) -> dict[str, np.ndarray]:
+        return {c.name: history.values[c.name][i].numpy() for c in schema.by_role(role) if c.shape == ()}
+
+    statics = {name: float(value) for name, value in of(Role.static).items()}
+    return Measured(history.times[i].numpy(), of(Role.observation), of(Role.action), of(Role.exogenous), statics)
+
+
+def subject_key(name: str) -> int:
+    """A stable number for a subject's name, for its random candidates."""
+    value = 2166136261
+    for byte in name.encode():
+        value = ((value ^ byte) * 16777619) & 0x7FFFFFFF
+    return value

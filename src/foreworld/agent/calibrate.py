@@ -1,0 +1,179 @@
+"""Calibration on held-out subjects: display bands, novelty, and one trajectory score per guardrail.
+
+The planner picks the best of many candidates and so seeks out the model's errors: guardrails are calibrated on the
+plans that it *chose*, carried out open-loop, then planned and calibrated again (`calibrate` in a domain drives the
+rounds; this module holds the statistics).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foreworld.errors import InputError
+from foreworld.forecast.conformal import conformal_quantile, masked_quantiles
+from foreworld.forecast.forecaster import Calibration
+from foreworld.forecast.novelty import NoveltyModel, disagreement, fit_gaussian, mahalanobis
+from foreworld.model.belief import History
+from foreworld.model.loss import beliefs_at, future_of
+from foreworld.model.world_model import WorldModel
+from foreworld.planning.guardrail import StateGuardrail
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Forecasts of what was really done, and what came of it, at random moments of held-out histories.
+
+    Attributes:
+        mean: By quantity [n, H], units.
+        scale: By quantity [n, H].
+        truth: By quantity [n, H]; NaN where not measured.
+        spread: [n, H] disagreement of the members, the largest over quantities.
+        context: [n, C].
+        subject: [n] index of the subject.
+    """
+
+    mean: dict[str, Tensor]
+    scale: dict[str, Tensor]
+    truth: dict[str, Tensor]
+    spread: Tensor
+    context: Tensor
+    subject: Tensor
+
+
+@torch.no_grad()
+def moments_of(
+    model: WorldModel, history: History, *, each: int, first: int, seed: int, known_future: bool = True
+) -> Moments:
+    """Forecast from random moments of histories.
+
+    Args:
+        model: Predicts.
+        history: Of B held-out subjects, equal lengths.
+        each: Moments a subject.
+        first: Earliest moment.
+        seed: Of the moments.
+        known_future: Whether announced exogenous values after the moment are given to the model.
+    """
+    last = history.times.shape[1] - model.config.grid.last - 1
+    if last < first:
+        raise InputError(
+            f"histories of {history.times.shape[1]} moments are too short to calibrate: "
+            f"{first} + {model.config.grid.last} steps are needed"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    at = torch.randint(first, last + 1, (len(history), each), generator=generator)
+    belief = beliefs_at(model.encode_all(history), at)
+    actions, exogenous, targets, mask = (
+        None if part is None else part.flatten(0, 1) for part in future_of(model, history, at)
+    )
+    assert actions is not None and targets is not None and mask is not None
+    prepared = model.prepare(belief, exogenous if known_future else None)
+    latents = model.respond(prepared, actions[:, None])[:, :, 0]
+    means, scales = model.read(latents), model.read_scale(latents)
+    mean = {name: value.mean(0) for name, value in means.items()}
+    scale = {name: value.mean(0) for name, value in scales.items()}
+    truth = {}
+    for i, name in enumerate(model.quantities):
+        values = model.features.to_units(name, targets[..., i])
+        truth[name] = torch.where(mask[..., i] > 0, values, torch.full_like(values, torch.nan))
+    spread = torch.stack([disagreement(means[name], scale[name]) for name in model.quantities]).amax(0)
+    subject = torch.arange(len(history))[:, None].expand(-1, each).flatten()
+    return Moments(mean, scale, truth, spread, prepared.context, subject)
+
+
+def fit_bands(moments: Moments, coverage: float) -> dict[str, tuple[float, ...]]:
+    """Half-widths in units of the predicted scale, by horizon: conformal quantiles of |error| / scale."""
+    bands = {}
+    for name, mean in moments.mean.items():
+        score = (moments.truth[name] - mean).abs() / moments.scale[name]
+        mask = ~torch.isnan(score)
+        bands[name] = tuple(masked_quantiles(torch.nan_to_num(score), mask, 1.0 - coverage).tolist())
+    return bands
+
+
+def fit_novelty(context: Tensor, spread: Tensor, false_alarm: float) -> NoveltyModel:
+    """Thresholds that familiar states exceed with probability `false_alarm` at most, half for each of the two signs.
+
+    Args:
+        context: [n, C] contexts of calibration subjects; half of them fit the Gaussian, the others the threshold.
+        spread: [n, H] disagreement there.
+        false_alarm: Stated rate.
+    """
+    half = len(context) // 2
+    mean, precision = fit_gaussian(context[:half])
+    distance = float(conformal_quantile(mahalanobis(context[half:], mean, precision), false_alarm / 2))
+    usual = torch.quantile(spread[:half], 0.95, dim=0).clamp(min=1e-6)
+    factor = float(conformal_quantile((spread[half:] / usual).amax(1), false_alarm / 2))
+    return NoveltyModel(
+        mean=tuple(mean.tolist()),
+        precision=tuple(tuple(row) for row in precision.tolist()),
+        distance=distance,
+        disagreement=tuple((usual * factor).tolist()),
+        false_alarm=false_alarm,
+    )
+
+
+@dataclass(frozen=True)
+class Visits:
+    """Plans that a planner chose, and what carrying them out open-loop really gave.
+
+    Attributes:
+        least: By guardrail [n]: least predicted distance from its bound, before tightening.
+        scale: By guardrail [n]: predicted scale there.
+        true: By guardrail [n]: least true distance.
+        margin: By guardrail [n]: margin at the time, tightened by the calibration then in force.
+        context: [n, C].
+        spread: [n, H].
+        subject: [n].
+    """
+
+    least: dict[str, np.ndarray]
+    scale: dict[str, np.ndarray]
+    true: dict[str, np.ndarray]
+    margin: dict[str, np.ndarray]
+    context: Tensor
+    spread: Tensor
+    subject: np.ndarray
+
+    def __len__(self) -> int:
+        """Number of plans."""
+        return len(self.subject)
+
+    def scores(self, name: str) -> np.ndarray:
+        """[n] predicted minus true least distance, in units of the predicted scale."""
+        out: np.ndarray = (self.least[name] - self.true[name]) / self.scale[name]
+        return out
+
+    def exceeded(self, calibration: Calibration, guardrail: StateGuardrail, risk: float | None = None) -> np.ndarray:
+        """[n] whether the true distance fell short of the tightened one: happens at the stated risk, or less."""
+        bound = calibration.trajectory_bound(guardrail.name, guardrail.risk if risk is None else risk)
+        return np.asarray(self.scores(guardrail.name) > bound)
+
+
+def fit_trajectory(
+    visits: Visits, guardrails: Sequence[StateGuardrail], levels: Sequence[float] = (0.01, 0.05, 0.1, 0.2)
+) -> dict[str, dict[str, float]]:
+    """By guardrail and risk level: the bound on the trajectory score of chosen plans.
+
+    Raises:
+        InputError: Too few plans for a guardrail's own risk.
+    """
+    bounds: dict[str, dict[str, float]] = {}
+    for guardrail in guardrails:
+        scores = torch.from_numpy(visits.scores(guardrail.name))
+        bounds[guardrail.name] = {}
+        for risk in sorted({*levels, guardrail.risk}):
+            bound = float(conformal_quantile(scores, risk))
+            if np.isfinite(bound):
+                bounds[guardrail.name][f"{risk:g}"] = bound
+            elif risk == guardrail.risk:
+                raise InputError(
+                    f"{len(scores)} plans are too few to calibrate guardrail {guardrail.name} at risk {risk:g}; "
+                    "give more subjects or days"
+                )
+    return bounds

@@ -1,0 +1,216 @@
+"""Calibrating the insulin domain's forecaster on virtual people of its own cohort, in rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from foreworld.agent.agent import ACTORS, Agent, Step
+from foreworld.agent.calibrate import Moments, Visits, fit_bands, fit_novelty, fit_trajectory, moments_of
+from foreworld.domains.treatment.collect import CollectConfig, cohort, record_therapy
+from foreworld.domains.treatment.loop import insulin_agent, run_agent
+from foreworld.domains.treatment.scenario import Scenario, ScenarioConfig
+from foreworld.domains.treatment.schema import SCHEMA
+from foreworld.domains.treatment.simulator import Simulator
+from foreworld.domains.treatment.tables import Patients
+from foreworld.forecast.forecaster import Calibration, Forecaster, Imagined
+from foreworld.forecast.novelty import disagreement
+from foreworld.model.belief import History
+from foreworld.model.checkpoint import load, read_extra, save
+from foreworld.model.interface import Imaginer
+from foreworld.model.world_model import WorldModel
+from foreworld.planning.guardrail import StateGuardrail
+
+
+class CalibrateConfig(BaseModel):
+    """How a forecaster is calibrated.
+
+    Attributes:
+        subjects: Virtual people of the calibration cohort.
+        days: Days of logged therapy for bands and novelty.
+        loop_days: Days in closed loop for the guardrails' trajectory scores.
+        rounds: Calibrate, plan, calibrate again.
+        every: Steps between two branched decisions.
+        coverage: Of the display bands.
+        false_alarm: Of novelty.
+        collect: The therapy of the logged data.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    subjects: int = Field(default=120, ge=8)
+    days: int = Field(default=4, ge=2)
+    loop_days: float = Field(default=2.0, gt=0)
+    rounds: int = Field(default=3, ge=1)
+    every: int = Field(default=11, ge=1)
+    coverage: float = Field(default=0.9, gt=0, lt=1)
+    false_alarm: float = Field(default=0.01, gt=0, lt=1)
+    collect: CollectConfig = CollectConfig()
+
+
+def visits(
+    agent: Agent, patients: Patients, config: ScenarioConfig, *, steps: int, every: int, seed: int, first: int = 36
+) -> Visits:
+    """Run an agent in closed loop and carry out some of its plans open-loop in branches of the simulator.
+
+    Args:
+        agent: Plans; its forecaster's calibration is in force.
+        patients: Of a calibration cohort, or those reported on.
+        config: Scenario.
+        steps: Decisions.
+        every: Steps between two branched decisions.
+        seed: Of the scenario.
+        first: First branched decision.
+    """
+    rails = [g for g in agent.task.guardrails if isinstance(g, StateGuardrail)]
+    reach = max(g.horizon for g in rails)
+    days = int(np.ceil((steps + reach) / 288))
+    simulator = Simulator(patients, Scenario.draw(patients, config.model_copy(update={"days": days}), seed=seed))
+    grid = agent.forecaster.model.config.grid
+    interval = grid.expand().numpy()
+    columns: dict[str, list[np.ndarray]] = {
+        f"{g.name}/{k}": [] for g in rails for k in ("least", "scale", "true", "margin")
+    }
+    contexts, spreads, subjects = [], [], []
+
+    def watch(t: int, real: Simulator, step: Step) -> None:
+        if t < first or t % every:
+            return
+        planned = np.flatnonzero((step.actors == ACTORS.index(ACTORS[0])) & real.alive)
+        if not len(planned):
+            return
+        chosen = step.decisions.chosen
+        plan = step.decisions.problem.space.expand(chosen.blocks)[:, 0, :, 0].double().numpy()
+        branch = real.clone()
+        truth = np.zeros((len(patients), reach))
+        for k in range(reach):
+            branch.step(np.maximum(plan[:, interval[k]], 0.0))
+            truth[:, k] = branch.bg
+        rows = torch.from_numpy(planned)
+        for guardrail in rails:
+            least, scale = guardrail.predicted(chosen.forecast)
+            sign = 1.0 if guardrail.sense == "at_least" else -1.0
+            window = sign * (truth[:, guardrail.start - 1 : guardrail.horizon] - guardrail.bound)
+            margin = chosen.margins[guardrail.name][:, 0]
+            for key, value in (("least", least[:, 0]), ("scale", scale[:, 0]), ("margin", margin)):
+                columns[f"{guardrail.name}/{key}"].append(value[rows].double().numpy())
+            columns[f"{guardrail.name}/true"].append(window.min(1)[planned])
+        imagined = step.decisions.problem.imagined
+        contexts.append(imagined.prepared.context[rows])
+        spreads.append(_spread(agent.forecaster, imagined, step.decisions.problem.space.expand(chosen.blocks))[rows])
+        subjects.append(planned)
+
+    run_agent(agent, simulator, steps=steps, watch=watch)
+    joined = {key: np.concatenate(parts) for key, parts in columns.items()}
+
+    def of(kind: str) -> dict[str, np.ndarray]:
+        return {g.name: joined[f"{g.name}/{kind}"] for g in rails}
+
+    return Visits(
+        of("least"),
+        of("scale"),
+        of("true"),
+        of("margin"),
+        torch.cat(contexts),
+        torch.cat(spreads),
+        np.concatenate(subjects),
+    )
+
+
+@torch.no_grad()
+def _spread(forecaster: Forecaster, imagined: Imagined, actions: torch.Tensor) -> torch.Tensor:
+    """[B, H] disagreement of the members about one plan each [B, 1, H, A]."""
+    model = forecaster.model
+    latents = model.respond(imagined.prepared, model.normalise_actions(imagined.belief, actions))[:, :, 0]
+    return disagreement(model.read(latents)["cgm"], model.read_scale(latents)["cgm"].mean(0))
+
+
+def calibrate(
+    model: WorldModel,
+    config: CalibrateConfig | None = None,
+    *,
+    seed: int = 0,
+    report: Callable[[str], None] = lambda line: None,
+) -> Calibration:
+    """Bands, novelty and trajectory bounds, in rounds on what the planner visits.
+
+    Args:
+        model: Trained; nobody of the calibration cohort was among its subjects.
+        config: How much.
+        seed: Of cohort and scenarios.
+        report: Takes one line a round.
+    """
+    config = config or CalibrateConfig()
+    patients = cohort("calibrate", config.subjects, seed, config.collect.spread)
+    logged = History.from_episodes(SCHEMA, record_therapy(patients, config.collect, seed + 1000, config.days))
+    seen = moments_of(model, logged, each=48, first=12, seed=seed)
+    calibration = Calibration(
+        coverage=config.coverage, bands=fit_bands(seen, config.coverage), subjects=config.subjects
+    )
+    return calibrate_planning(model, calibration, config, seed=seed, seen=seen, report=report)
+
+
+def calibrate_planning(
+    model: Imaginer,
+    calibration: Calibration,
+    config: CalibrateConfig | None = None,
+    *,
+    seed: int = 0,
+    seen: Moments | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> Calibration:
+    """The rounds: plan, carry out what was planned in branches of the simulator, take the scores, plan again.
+
+    Args:
+        model: Plans with the calibration of the round before.
+        calibration: To start from.
+        config: How much.
+        seed: Of cohort and scenarios.
+        seen: Moments of logged therapy, which together with the visited ones set the thresholds of novelty; None leaves
+            novelty out (a linear model has no ensemble to disagree).
+        report: Takes one line a round.
+    """
+    config = config or CalibrateConfig()
+    patients = cohort("calibrate", config.subjects, seed, config.collect.spread)
+    rounds = []
+    for number in range(config.rounds):
+        agent = insulin_agent(Forecaster(model, calibration), seed=seed)
+        rails = [g for g in agent.task.guardrails if isinstance(g, StateGuardrail)]
+        steps = int(config.loop_days * 288)
+        visited = visits(
+            agent, patients, config.collect.scenario, steps=steps, every=config.every, seed=seed + 2000 + number
+        )
+        note = {g.name: float(visited.exceeded(calibration, g).mean()) for g in rails}
+        rounds.append({"plans": len(visited), "exceeded_before": note})
+        told = ", ".join(f"{name} {share:.1%}" for name, share in note.items())
+        report(f"round {number + 1}: {len(visited)} plans carried out; fell short of the margin before: {told}")
+        update: dict[str, object] = {
+            "trajectory": fit_trajectory(visited, rails),
+            "notes": {"rounds": rounds, "seed": seed},
+        }
+        if seen is not None:
+            order = torch.randperm(len(seen.context) + len(visited), generator=torch.Generator().manual_seed(seed))
+            update["novelty"] = fit_novelty(
+                torch.cat([seen.context, visited.context])[order],
+                torch.cat([seen.spread, visited.spread])[order],
+                config.false_alarm,
+            )
+        calibration = calibration.model_copy(update=update)
+    return calibration
+
+
+def save_calibration(folder: str | Path, calibration: Calibration) -> None:
+    """Write a calibration into a checkpoint folder, beside the weights."""
+    model = load(folder)
+    save(model, folder, extra=read_extra(folder) | {"calibration": calibration.model_dump(mode="json")})
+
+
+def load_forecaster(folder: str | Path) -> Forecaster:
+    """The model of a checkpoint folder with its calibration, if it has one."""
+    model, extra = load(folder, None), read_extra(folder)
+    content = extra.get("calibration")
+    return Forecaster(model, Calibration.model_validate(content) if content else None)

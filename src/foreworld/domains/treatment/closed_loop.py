@@ -1,0 +1,203 @@
+"""The closed-loop protocols: every arm on the same patients, meals, carb errors and sensor noise."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from foreworld.domains.treatment.arx import LinearConfig, fit_linear
+from foreworld.domains.treatment.calibrate import calibrate_planning, load_forecaster
+from foreworld.domains.treatment.controllers import BasalBolus, BasalBolusCap, BasalOnly
+from foreworld.domains.treatment.dosing import Controller
+from foreworld.domains.treatment.fallback import Fallback
+from foreworld.domains.treatment.loop import Loop, insulin_agent, planner_share, run_agent
+from foreworld.domains.treatment.metrics import UNITS, summarise
+from foreworld.domains.treatment.pid import PID, tune_pid
+from foreworld.domains.treatment.scenario import Scenario, ScenarioConfig
+from foreworld.domains.treatment.schema import SCHEMA, STEP_MINUTES
+from foreworld.domains.treatment.settings import MODEL
+from foreworld.domains.treatment.simulator import Simulator
+from foreworld.domains.treatment.tables import UNSEEN, Patients, load_patients
+from foreworld.domains.treatment.task import PROFILES
+from foreworld.episodes import EpisodeStore
+from foreworld.evidence.samples import Samples
+from foreworld.forecast.forecaster import Calibration, Forecaster
+from foreworld.model.belief import History
+
+STEPS_A_DAY = 1440 // STEP_MINUTES
+
+
+class LoopConfig(BaseModel):
+    """A closed-loop protocol.
+
+    Attributes:
+        days: Scored days.
+        burn_in: Days before them, run by the arm itself.
+        scenario: Meals, errors, sensor; `days` is set from the two above.
+        profile: Preference profile of the planning arms.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    days: int = Field(default=14, ge=1)
+    burn_in: int = Field(default=1, ge=0)
+    scenario: ScenarioConfig = ScenarioConfig()
+    profile: str = "standard"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One arm in one seed; small enough to send to another process.
+
+    Attributes:
+        arm: Which.
+        seed: Of the environment.
+        subjects: Names of table patients.
+        config: The protocol.
+        model: Checkpoint folder of the arm `foreworld`.
+        data: Store that the arm `arx` is fitted on.
+        keep_forecasts: Keep the forecast of every so many steps; 0 keeps none.
+    """
+
+    arm: str
+    seed: int
+    subjects: tuple[str, ...]
+    config: LoopConfig
+    model: Path | None = None
+    data: Path | None = None
+    keep_forecasts: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one arm did in one seed.
+
+    Attributes:
+        bg: [B, N] true glucose at every step after burn-in, mg/dL.
+        insulin: [B, N] U a step after burn-in.
+        cpu_ms: CPU milliseconds a decision and subject, encoding included.
+        cpu_seconds: CPU seconds in all.
+        planned: [B] share of decisions by the planner itself, or None.
+        loop: The whole loop of a planning arm, or None.
+    """
+
+    bg: np.ndarray
+    insulin: np.ndarray
+    cpu_ms: float
+    cpu_seconds: float
+    planned: np.ndarray | None = None
+    loop: Loop | None = None
+
+
+PLANNING_ARMS = ("foreworld", "arx")
+CLASSICAL_ARMS = ("nothing", "bb", "bb_error", "bb_cap", "pid", "fallback")
+ARMS = ("foreworld", "fallback", "bb_error", "bb_cap", "bb", "pid", "arx", "nothing")
+
+
+def run_job(job: Job, progress: Callable[[int, int], None] | None = None) -> Run:
+    """Run one arm in one seed, on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    began = time.process_time()
+    try:
+        patients = load_patients(job.subjects)
+        config = job.config.scenario.model_copy(update={"days": job.config.days + job.config.burn_in})
+        scenario = Scenario.draw(patients, config, seed=job.seed)
+        if job.arm == "bb":
+            # Exact: the same meals, announced without error.
+            scenario = replace(scenario, announced=scenario.grams)
+        simulator = Simulator(patients, scenario)
+        if job.arm in PLANNING_ARMS:
+            run = _run_planning(job, simulator, progress)
+        else:
+            run = _run_controller(_controller(job, patients), simulator, job.config.burn_in)
+        return replace(run, cpu_seconds=time.process_time() - began)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _controller(job: Job, patients: Patients) -> Controller:
+    makers: dict[str, Callable[[], Controller]] = {
+        "nothing": BasalOnly,
+        "bb": BasalBolus,
+        "bb_error": BasalBolus,
+        "bb_cap": BasalBolusCap,
+        "fallback": Fallback,
+        "pid": lambda: PID(tune_pid(patients, scenario=job.config.scenario)),
+    }
+    return makers[job.arm]()
+
+
+def _run_controller(controller: Controller, simulator: Simulator, burn_in: int) -> Run:
+    controller.reset(simulator.patients)
+    seen = simulator.reset()
+    glucose, doses, spent = [], [], 0.0
+    for _ in range(simulator.steps):
+        glucose.append(simulator.bg.copy())
+        started = time.process_time()
+        dose = controller.act(seen)
+        spent += time.process_time() - started
+        doses.append(dose)
+        seen = simulator.step(dose)
+    first = burn_in * STEPS_A_DAY
+    bg, insulin = np.stack(glucose, axis=1), np.stack(doses, axis=1)
+    return Run(bg[:, first:], insulin[:, first:], 1000.0 * spent / insulin.size, 0.0)
+
+
+def _run_planning(job: Job, simulator: Simulator, progress: Callable[[int, int], None] | None) -> Run:
+    forecaster = _forecaster(job)
+    agent = insulin_agent(forecaster, profile=PROFILES[job.config.profile], seed=job.seed)
+    loop = run_agent(agent, simulator, keep_forecasts=job.keep_forecasts, progress=progress)
+    first = job.config.burn_in * STEPS_A_DAY
+    cost = 1000.0 * loop.cpu_seconds / loop.actors.size
+    return Run(loop.bg[:, first:], loop.insulin[:, first:], cost, 0.0, planner_share(loop, first), loop)
+
+
+def _forecaster(job: Job) -> Forecaster:
+    if job.arm == "foreworld":
+        assert job.model is not None
+        return load_forecaster(job.model)
+    assert job.data is not None
+    return linear_forecaster(job.data, job.seed)
+
+
+def linear_forecaster(data: Path, seed: int) -> Forecaster:
+    """The population ARX of a store, calibrated for the same planner in the same way as the world model."""
+    store = EpisodeStore.open(data)
+    fitting = [History.from_episodes(SCHEMA, [store.episode(i)]) for i in store.episodes_of("default/fit")]
+    model = fit_linear(SCHEMA, fitting, LinearConfig(grid=MODEL.grid))
+    return Forecaster(model, calibrate_planning(model, Calibration(), seed=seed))
+
+
+def subjects_of(count: int | None) -> tuple[str, ...]:
+    """Names of the patients: the unseen ones first, of each age group in turn; all 30 if `count` is None."""
+    everyone = load_patients().names
+    rest = [name for name in everyone if name not in UNSEEN]
+    groups = [[name for name in UNSEEN if name.startswith(group)] for group in ("adult", "adolescent", "child")]
+    unseen = [name for trio in zip(*groups, strict=True) for name in trio]
+    return tuple((unseen + rest)[:count])
+
+
+def groups_of(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """The groups of each patient: age group, and `unseen` for those that nothing was trained on."""
+    return [(name.split("#")[0], *(("unseen",) if name in UNSEEN else ())) for name in names]
+
+
+def add_samples(samples: Samples, job: Job, run: Run) -> None:
+    """Put what a run gave into the samples."""
+    groups = groups_of(job.subjects)
+
+    def add(metric: str, values: np.ndarray, unit: str) -> None:
+        samples.add(job.arm, metric, job.seed, job.subjects, values, groups, unit=unit)
+
+    for metric, values in summarise(run.bg, run.insulin, STEP_MINUTES).items():
+        add(metric, values, UNITS[metric])
+    add("cpu_ms_per_decision", np.full(len(job.subjects), run.cpu_ms), "ms")
+    if run.planned is not None:
+        add("refusals", 1.0 - run.planned, "share")

@@ -1,0 +1,191 @@
+"""The insulin task: what is wanted, what must hold, and what may be done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foreworld.domains.treatment.dose_limit import dose_limit, greatest_basal
+from foreworld.domains.treatment.dosing import History as Past
+from foreworld.domains.treatment.fallback import Fallback
+from foreworld.domains.treatment.limits import InsulinLimits
+from foreworld.domains.treatment.schema import STEP_MINUTES
+from foreworld.domains.treatment.tables import Patients
+from foreworld.forecast.forecaster import Forecast, Imagined
+from foreworld.model.belief import History
+from foreworld.model.dynamics import HorizonGrid
+from foreworld.planning.guardrail import Guardrail, StateGuardrail
+from foreworld.planning.objective import Objective, time_weights
+from foreworld.planning.profile import Profile
+from foreworld.planning.space import ActionSpace
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(name="standard", description="Time in 70-180 mg/dL, lows weighed above highs."),
+        Profile(name="hypo-averse", weights={"low": 3.0}, description="Lows weighed three times as much."),
+        Profile(name="tight", weights={"high": 2.0}, description="Highs weighed twice as much."),
+    )
+}
+
+# Where costs begin, mg/dL: highs are steered towards the middle of the range, lows away from its edge.
+HIGH_FROM, LOW_FROM = 115.0, 110.0
+HIGH_WIDTH, LOW_WIDTH = 50.0, 18.0
+
+
+FALLBACK = Fallback()
+
+
+class GlucoseObjective(Objective):
+    """Quadratic costs of predicted glucose above and below a zone, over the whole horizon.
+
+    Terms: `high`, `low` (dimensionless), and `insulin`, a small cost of moving away from the profile basal that
+    decides between plans which the forecast cannot tell apart.
+    """
+
+    names = ("high", "low", "insulin")
+
+    def terms(self, forecast: Forecast, actions: Tensor, imagined: Imagined) -> dict[str, Tensor]:
+        """By term, [E, B, S] or [B, S]."""
+        glucose = forecast.samples["cgm"]
+        weights = time_weights(forecast.points)
+        high = torch.clamp((glucose - HIGH_FROM) / HIGH_WIDTH, min=0.0) ** 2
+        low = torch.clamp((LOW_FROM - glucose) / LOW_WIDTH, min=0.0) ** 2
+        return {
+            "high": high @ weights,
+            "low": low @ weights,
+            "insulin": 0.02 * (actions[..., 0].square() @ weights),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoseLimit(Guardrail):
+    """The dose of the coming step is at most what measured data, the profile and insulin on board allow.
+
+    The numbers are those of the independent checker's insulin pack, worked out here for a whole batch.
+    """
+
+    limits: InsulinLimits = field(default_factory=InsulinLimits)
+
+    def margin(self, forecast: Forecast, actions: Tensor, history: History) -> Tensor:
+        """[B, S] units of insulin left below the limit."""
+        limit = torch.from_numpy(dose_limit(history, self.limits)).to(actions.dtype)
+        return limit[:, None] * (1 + 1e-6) - actions[:, :, 0, 0]
+
+
+def guardrails(limits: InsulinLimits | None = None) -> tuple[Guardrail, ...]:
+    """The guardrails of the insulin task."""
+    return (
+        StateGuardrail(
+            name="predicted_low",
+            quantity="cgm",
+            bound=70.0,
+            unit="mg/dL",
+            sense="at_least",
+            risk=0.2,
+            start=12,
+            horizon=24,
+            severity=4,
+            source="International consensus on time in range: level 1 hypoglycaemia (Battelino et al. 2019)",
+        ),
+        StateGuardrail(
+            name="predicted_very_low",
+            quantity="cgm",
+            bound=54.0,
+            unit="mg/dL",
+            sense="at_least",
+            risk=0.05,
+            start=12,
+            horizon=36,
+            severity=5,
+            source="International consensus on time in range: level 2 hypoglycaemia (Battelino et al. 2019)",
+        ),
+        DoseLimit(
+            name="dose_limit",
+            unit="U",
+            severity=5,
+            source="OpenAPS reference design, oref0 0.7.1; hard cap of the treatment protocols",
+            limits=limits or InsulinLimits(),
+        ),
+    )
+
+
+def action_space(grid: HorizonGrid, history: History, limits: InsulinLimits) -> ActionSpace:
+    """Blocks of insulin: now, to 1 h, to 3 h, and to the end; bounds from the limits of this moment.
+
+    Args:
+        grid: Of the model.
+        history: Of B subjects.
+        limits: Numbers of the insulin pack.
+    """
+    points = torch.tensor(grid.points)
+    ends = [1, *(int((points <= minutes // STEP_MINUTES).sum()) for minutes in (60, 180)), len(grid)]
+    blocks = tuple(sorted(set(ends)))
+    basal = history.values["basal"].float()
+    later = torch.from_numpy(greatest_basal(basal.numpy(), limits)) * STEP_MINUTES / 60
+    upper = later[:, None].repeat(1, len(blocks))
+    upper[:, 0] = torch.from_numpy(dose_limit(history, limits)).float()
+    return ActionSpace(grid, blocks, torch.zeros_like(upper)[..., None], upper[..., None], ("insulin",), warp=2.0)
+
+
+def fallback_dose(history: History) -> np.ndarray:
+    """[B] U: the standard of care's dose for the coming 5 minutes.
+
+    Args:
+        history: Regular steps of 5 minutes, equal lengths.
+    """
+    values = {name: tensor.numpy().astype(np.float64) for name, tensor in history.values.items()}
+    count = len(history)
+    # The fallback reads weight and profile alone; a measured person has no simulator parameters.
+    people = Patients(
+        names=tuple(str(i) for i in range(count)),
+        group=("adult",) * count,
+        params=np.zeros((count, 0)),
+        x0=np.zeros((count, 0)),
+        weight=values["weight"],
+        basal=values["basal"],
+        cr=values["cr"],
+        cf=values["cf"],
+    )
+    past = Past(history.times[0].numpy(), values["cgm"], values["insulin"], values["carbs"])
+    return FALLBACK.dose(people, past)
+
+
+class InsulinTask:
+    """The insulin task as planning wants it.
+
+    Args:
+        limits: Numbers of the insulin pack.
+        rails: Guardrails instead of the standard ones, for experiments.
+    """
+
+    def __init__(self, limits: InsulinLimits | None = None, rails: tuple[Guardrail, ...] | None = None) -> None:
+        self.limits = limits or InsulinLimits()
+        self.guardrails = rails or guardrails(self.limits)
+        self.max_age = {"cgm": 3.0 * STEP_MINUTES}
+
+    def objective(self, profile: Profile) -> GlucoseObjective:
+        """Glucose within range, by the profile's weights."""
+        return GlucoseObjective(profile)
+
+    def space(self, grid: HorizonGrid, history: History) -> ActionSpace:
+        """Insulin now, to 1 h, to 3 h, and to the end of the horizon."""
+        return action_space(grid, history, self.limits)
+
+    def suggestions(self, space: ActionSpace, history: History) -> Tensor:
+        """[B, 3, K, 1]: no insulin, the profile basal, and the fallback's dose followed by the profile basal."""
+        basal = (history.values["basal"].float() * STEP_MINUTES / 60)[:, None, None].expand_as(space.upper)
+        first = basal.clone()
+        first[:, 0] = self.fallback(history).float()
+        return torch.stack([torch.zeros_like(basal), basal, first], dim=1)
+
+    def fallback(self, history: History) -> Tensor:
+        """[B, 1] U: the standard of care with low suspends (`fallback.Fallback`)."""
+        return torch.from_numpy(fallback_dose(history))[:, None]
+
+    def last_resort(self, history: History) -> Tensor:
+        """[B, 1] U: no insulin for five minutes passes every rule in every state."""
+        return torch.zeros(len(history), 1)

@@ -1,0 +1,1 @@
+"""How well something works: one shape of evidence, its statistics and its reports."""

@@ -1,0 +1,145 @@
+"""The one way to ask for evidence: experiments that can be repeated, and the one shape in which their figures come.
+
+A `Protocol` is an experiment whose settings are hashed; `evaluate` gives `Evidence`, exactly one row per arm, group and
+metric. `Samples` makes the rows from what every subject gave in every seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from foreworld.agent import canonical
+from foreworld.errors import InputError
+from foreworld.evidence.rows import FORMAT, NAMES, Evidence, Names, Row, align
+from foreworld.evidence.samples import Samples
+
+__all__ = [
+    "FORMAT",
+    "NAMES",
+    "Evidence",
+    "Names",
+    "Protocol",
+    "Request",
+    "Row",
+    "Samples",
+    "align",
+    "cpu_seconds",
+    "machine",
+]
+
+
+def machine() -> str:
+    """Processor, cores and versions; no host name, nothing that tells whose machine it is."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        model = found.group(1).strip() if found else model
+    return (
+        f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {platform.system()}, "
+        f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}"
+    )
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of its children that ended."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a protocol; as the options of `foreworld evaluate`.
+
+    Attributes:
+        arms: which arms; None for all.
+        seeds: a seed is data, initialisation and environment at once.
+        subjects: at most so many subjects; None for all.
+        quick: a smoke run under a minute, whose figures mean nothing.
+        model: a trained model's folder; None trains what is needed.
+        data: a store of episodes; None collects what is needed.
+    """
+
+    arms: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] = (0, 1, 2)
+    subjects: int | None = None
+    quick: bool = False
+    model: Path | None = None
+    data: Path | None = None
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """An experiment that can be repeated.
+
+    Attributes:
+        name: `domain/name`.
+        version: rises whenever a figure may no longer be compared with an earlier one.
+        description: one or two sentences.
+        settings: everything that shapes the figures, as JSON values; hashed.
+        arms: every arm it knows.
+        metrics: what it measures.
+        run: runs the arms of a request and gives the rows; called by `evaluate`.
+        groups: the groups that it reports.
+    """
+
+    name: str
+    version: int
+    description: str
+    settings: Mapping[str, Any]
+    arms: tuple[str, ...]
+    metrics: tuple[str, ...]
+    run: Callable[[Request], Sequence[Row]] = field(repr=False)
+    groups: tuple[str, ...] = ("all",)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of name, version, settings and metrics as canonical JSON."""
+        content = {
+            "name": self.name,
+            "version": self.version,
+            "settings": dict(self.settings),
+            "metrics": sorted(self.metrics),
+        }
+        return hashlib.sha256(canonical.encode(content).encode()).hexdigest()
+
+    @property
+    def names(self) -> Names:
+        """The names of the architecture page and the protocol's own."""
+        return NAMES | Names(frozenset(self.arms), frozenset(self.groups), frozenset(self.metrics))
+
+    def evaluate(self, request: Request) -> Evidence:
+        """Run and wrap the rows.
+
+        Raises:
+            InputError: an arm that the protocol does not know, no seed, a seed given twice, or fewer than one subject.
+        """
+        for arm in request.arms or ():
+            if arm not in self.arms:
+                raise InputError(f"arm {arm!r} is not among those of {self.name}: {', '.join(self.arms)}")
+        if not request.seeds or len(set(request.seeds)) != len(request.seeds):
+            raise InputError(f"seeds {request.seeds}: give at least one, each once")
+        if request.subjects is not None and request.subjects < 1:
+            raise InputError(f"subjects={request.subjects} must be at least 1")
+        before = cpu_seconds()
+        rows = tuple(self.run(request))
+        return Evidence(
+            protocol=self.name,
+            version=self.version,
+            hash=self.hash,
+            seeds=request.seeds,
+            machine=machine(),
+            cpu_seconds=cpu_seconds() - before,
+            rows=rows,
+            names=self.names,
+        )

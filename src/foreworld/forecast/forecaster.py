@@ -1,0 +1,230 @@
+"""`Forecaster`: calibrated futures of candidate actions, and how far they may be trusted.
+
+imagined = forecaster.begin(belief, exogenous)      # what does not depend on the actions, once
+forecast = forecaster.forecast(imagined, actions)   # [B, S] candidates at once
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from foreworld.episodes.schema import Channel
+from foreworld.errors import InputError, ModelError
+from foreworld.forecast.novelty import NoveltyModel, disagreement
+from foreworld.model.interface import Believed, Imaginer, Ready
+
+
+class Calibration(BaseModel):
+    """What was learned from held-out subjects about the model's errors.
+
+    Attributes:
+        coverage: Coverage of the display bands.
+        bands: By quantity: [H] half-widths in units of the predicted scale.
+        trajectory: By guardrail, then by risk level (as text): bound on the trajectory score.
+        novelty: Thresholds of novelty, or None before calibration.
+        subjects: Number of subjects it was fitted on.
+        notes: Where it came from, round by round.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    coverage: float = Field(default=0.9, gt=0, lt=1)
+    bands: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    trajectory: dict[str, dict[str, float]] = Field(default_factory=dict)
+    novelty: NoveltyModel | None = None
+    subjects: int = 0
+    notes: dict[str, Any] = Field(default_factory=dict)
+
+    def trajectory_bound(self, guardrail: str, risk: float) -> float:
+        """The score to subtract from a guardrail's margin at this risk; 0 before any guardrail was calibrated.
+
+        Raises:
+            InputError: Others were calibrated and this one was not: its margin would silently go untightened.
+        """
+        if not self.trajectory:
+            return 0.0
+        bound = self.trajectory.get(guardrail, {}).get(f"{risk:g}")
+        if bound is None:
+            raise InputError(
+                f"guardrail {guardrail} was not calibrated at risk {risk:g}; calibrate again with the guardrails "
+                "that are planned with"
+            )
+        return bound
+
+
+@dataclass(frozen=True)
+class Imagined:
+    """A belief made ready for many candidate actions.
+
+    Attributes:
+        belief: Of B subjects.
+        prepared: What of the prediction does not depend on the actions.
+        distance: [B] novelty of the belief itself; above 1 is novel.
+    """
+
+    belief: Believed
+    prepared: Ready
+    distance: Tensor
+
+    def select(self, index: Tensor) -> Imagined:
+        """Some of the subjects."""
+        return Imagined(self.belief.select(index), self.prepared.select(index), self.distance[index])
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Calibrated futures of S candidate plans of B subjects, in units.
+
+    Attributes:
+        points: [H] steps ahead.
+        samples: By quantity: scenarios [E, B, S, H].
+        mean: By quantity: [B, S, H].
+        scale: By quantity: predicted standard deviation [B, S, H].
+        lower: By quantity: lower end of the display band [B, S, H].
+        upper: By quantity: upper end.
+        calibration: What the bands and the guardrails' trajectory bounds rest on.
+        novelty: [B, S]; above 1 is novel.
+        usable: [B, S] int64: steps ahead up to which the members agree as they do on familiar data.
+    """
+
+    points: Tensor
+    samples: dict[str, Tensor]
+    mean: dict[str, Tensor]
+    scale: dict[str, Tensor]
+    lower: dict[str, Tensor]
+    upper: dict[str, Tensor]
+    calibration: Calibration
+    novelty: Tensor
+    usable: Tensor
+
+    def pick(self, candidate: Tensor) -> Forecast:
+        """The forecast of one candidate [B] of each subject, with S = 1."""
+        rows = torch.arange(len(candidate))
+
+        def of(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: value[rows, candidate][:, None] for name, value in values.items()}
+
+        samples = {name: value[:, rows, candidate][:, :, None] for name, value in self.samples.items()}
+        return Forecast(
+            self.points,
+            samples,
+            of(self.mean),
+            of(self.scale),
+            of(self.lower),
+            of(self.upper),
+            self.calibration,
+            self.novelty[rows, candidate][:, None],
+            self.usable[rows, candidate][:, None],
+        )
+
+
+class Forecaster:
+    """A model with its calibration.
+
+    Args:
+        model: A `WorldModel`, or whatever answers `Imaginer`. Predicts; put into evaluation mode.
+        calibration: From held-out subjects (`agent.calibrate`); without it bands are the predicted ones and nothing
+            counts as novel.
+    """
+
+    def __init__(self, model: Imaginer, calibration: Calibration | None = None) -> None:
+        self.model = model.eval()
+        self.calibration = calibration or Calibration()
+        self.points = torch.tensor(model.config.grid.points)
+        members = model.config.members
+        # Scenario e is member e at one quantile of its own predicted spread, the same at all horizons: what errs
+        # now (a miscounted meal, an insensitive day) errs in the same direction for hours.
+        levels = (torch.arange(members, dtype=torch.float64) + 0.5) / members
+        self._offsets = torch.special.ndtri(levels).float()
+        normal = float(torch.special.ndtri(torch.tensor(0.5 + self.calibration.coverage / 2)))
+        self._bands = {
+            name: torch.tensor(self.calibration.bands.get(name, (normal,) * len(self.points)))
+            for name in model.quantities
+        }
+        novelty = self.calibration.novelty
+        self._limit = torch.full((len(self.points),), math.inf) if novelty is None else novelty.limits()
+        for what, values in (*self._bands.items(), ("novelty", self._limit)):
+            if len(values) != len(self.points):
+                raise InputError(
+                    f"the calibration of {what} has {len(values)} horizon points, the model {len(self.points)}; "
+                    "it belongs to another model: calibrate again"
+                )
+
+    @torch.no_grad()
+    def begin(self, belief: Believed, exogenous: Tensor | None = None) -> Imagined:
+        """Prepare a belief for candidates.
+
+        Args:
+            belief: Of B subjects.
+            exogenous: Known future amounts a step, raw units, [B, H, X] on the grid; None where nothing is known.
+        """
+        announced = None if exogenous is None else self.model.normalise_exogenous(belief, exogenous)
+        prepared = self.model.prepare(belief, announced)
+        novelty = self.calibration.novelty
+        distance = torch.zeros(len(belief)) if novelty is None else novelty.distances(prepared.context)
+        return Imagined(belief, prepared, distance)
+
+    @torch.no_grad()
+    def forecast(self, imagined: Imagined, actions: Tensor) -> Forecast:
+        """Futures of candidates: `actions` [B, S, H, A] in raw units, one value for each interval of the grid.
+
+        Where the model gives NaN or infinite values the forecast is NaN, which no guardrail lets pass
+        (`require_finite` raises).
+        """
+        latents = self.model.respond(imagined.prepared, self.model.normalise_actions(imagined.belief, actions))
+        # Before reading: the bounds of a quantity would turn an infinite value into a plausible one.
+        if not torch.isfinite(latents).all():
+            sound = torch.isfinite(latents).all(-1, keepdim=True)
+            latents = torch.where(sound, latents, torch.full_like(latents, torch.nan))
+        means, scales = self.model.read(latents), self.model.read_scale(latents)
+        samples, mean, scale, lower, upper = {}, {}, {}, {}, {}
+        spread = torch.zeros(())
+        for name in self.model.quantities:
+            members = means[name]
+            typical = scales[name].mean(0)
+            channel = self.model.schema[name]
+            offsets = self._offsets[:, None, None, None] * typical
+            samples[name] = _within(channel, members + offsets)
+            mean[name], scale[name] = members.mean(0), typical
+            half = self._bands[name] * typical
+            # What cannot be is not shown; the truth lies within the bounds, so no coverage is lost.
+            lower[name] = _within(channel, mean[name] - half)
+            upper[name] = _within(channel, mean[name] + half)
+            spread = torch.maximum(spread, disagreement(members, typical))
+        novelty, usable = self._trust(imagined, spread)
+        return Forecast(self.points, samples, mean, scale, lower, upper, self.calibration, novelty, usable)
+
+    def _trust(self, imagined: Imagined, spread: Tensor) -> tuple[Tensor, Tensor]:
+        ratio = spread / self._limit
+        agreed = torch.cumprod((ratio <= 1.0).long(), dim=-1)
+        count = agreed.sum(-1)
+        steps = torch.cat([torch.zeros(1, dtype=torch.int64), self.points])
+        early = ratio[..., : max(len(self.points) // 4, 1)].amax(-1)
+        return torch.maximum(imagined.distance[:, None], early), steps[count]
+
+
+def _within(channel: Channel, values: Tensor) -> Tensor:
+    if channel.low is None and channel.high is None:
+        return values
+    return torch.clamp(values, min=channel.low, max=channel.high)
+
+
+def check_finite(forecast: Forecast) -> Tensor:
+    """[B, S] whether every scenario, the mean and the scale of a candidate are finite."""
+    finite = [torch.isfinite(value).all(-1).all(0) for value in forecast.samples.values()]
+    finite += [torch.isfinite(value).all(-1) for value in (*forecast.mean.values(), *forecast.scale.values())]
+    return torch.stack(finite).all(0)
+
+
+def require_finite(forecast: Forecast) -> None:
+    """Raise ModelError where no candidate of some subject has a finite forecast."""
+    bad = (~check_finite(forecast).any(1)).nonzero()
+    if len(bad):
+        raise ModelError(f"the model's forecast of subject {int(bad[0])} is not finite; check inputs and checkpoint")

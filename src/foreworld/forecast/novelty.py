@@ -1,0 +1,95 @@
+"""When the model does not know: disagreement of the ensemble, and distance from what it was trained on."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from foreworld.errors import InputError
+from foreworld.forecast.conformal import conformal_quantile
+
+
+class NoveltyModel(BaseModel):
+    """A Gaussian over contexts of the calibration data, and thresholds at a stated false-alarm rate.
+
+    Attributes:
+        mean: Mean of the contexts.
+        precision: Inverse covariance of the contexts, row by row.
+        distance: Threshold on the Mahalanobis distance (Lee et al. 2018).
+        disagreement: [H] threshold on the spread of the members' means in units of the predicted scale.
+        false_alarm: Rate at which familiar states exceed either threshold, at most.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    mean: tuple[float, ...]
+    precision: tuple[tuple[float, ...], ...]
+    distance: float
+    disagreement: tuple[float, ...]
+    false_alarm: float
+
+    def distances(self, context: Tensor) -> Tensor:
+        """[B] distance of contexts [B, C] in units of the threshold: above 1 is novel."""
+        mean, precision = torch.tensor(self.mean), torch.tensor(self.precision)
+        return mahalanobis(context, mean, precision) / self.distance
+
+    def limits(self) -> Tensor:
+        """[H] the thresholds on disagreement."""
+        return torch.tensor(self.disagreement)
+
+
+def fit_gaussian(contexts: Tensor, ridge: float = 0.05) -> tuple[Tensor, Tensor]:
+    """Mean and inverse covariance of [n, C], shrunk towards its diagonal so that few samples do no harm."""
+    mean = contexts.mean(0)
+    centred = contexts - mean
+    covariance = centred.T @ centred / max(len(contexts) - 1, 1)
+    diagonal = torch.diag(torch.diagonal(covariance))
+    shrunk = (1 - ridge) * covariance + ridge * diagonal + 1e-6 * torch.eye(len(mean)) * diagonal.diagonal().mean()
+    return mean, torch.linalg.inv(shrunk)
+
+
+def mahalanobis(contexts: Tensor, mean: Tensor, precision: Tensor) -> Tensor:
+    """[n] distances of [n, C]."""
+    centred = contexts - mean
+    return torch.sqrt(torch.clamp(torch.einsum("nc,cd,nd->n", centred, precision, centred), min=0.0))
+
+
+def disagreement(means: Tensor, scale: Tensor) -> Tensor:
+    """Spread of the members' means [E, ...] in units of the predicted scale [...]."""
+    return means.std(dim=0, correction=0) / torch.clamp(scale, min=1e-6)
+
+
+def fit_novelty(
+    familiar: Tensor, contexts: Tensor, disagreements: Tensor, typical: Tensor, false_alarm: float
+) -> NoveltyModel:
+    """Thresholds that a fresh familiar state exceeds, either of them, with probability at most `false_alarm`.
+
+    Half of the rate goes to the distance and half to the disagreement, which is one score a state: its largest
+    ratio to the typical disagreement over all horizon points (split conformal, so `familiar` and `typical` must not
+    come from the states that calibrate).
+
+    Args:
+        familiar: [m, C] contexts that the Gaussian is fitted to.
+        contexts: [n, C] contexts of other subjects, which set the threshold on distance.
+        disagreements: [n, H] of the same states.
+        typical: [H] typical disagreement, positive; the shape of the threshold over the horizon.
+        false_alarm: In (0, 1).
+
+    Raises:
+        InputError: Too few states for the rate, or a typical disagreement is not positive.
+    """
+    if not (typical > 0).all():
+        raise InputError("a typical disagreement is not above 0; an ensemble of one member cannot disagree")
+    mean, precision = fit_gaussian(familiar)
+    distance = float(conformal_quantile(mahalanobis(contexts, mean, precision), false_alarm / 2))
+    ratio = float(conformal_quantile((disagreements / typical).amax(-1), false_alarm / 2))
+    if not (distance < torch.inf and ratio < torch.inf):
+        raise InputError(f"{len(contexts)} states are too few for a false-alarm rate of {false_alarm}; give more")
+    return NoveltyModel(
+        mean=tuple(mean.tolist()),
+        precision=tuple(tuple(row) for row in precision.tolist()),
+        distance=distance,
+        disagreement=tuple((ratio * typical).tolist()),
+        false_alarm=false_alarm,
+    )

@@ -1,0 +1,115 @@
+"""`train`: a world model from a store of episodes, into a checkpoint folder.
+
+model = train("runs/data", "runs/model", TrainConfig(model=WorldModelConfig(), fit=FitConfig(steps=5000)))
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from foreworld.episodes import EpisodeStore, WindowReader
+from foreworld.episodes.schema import Schema
+from foreworld.errors import InputError, SchemaError
+from foreworld.learning.fit import FitConfig, fit
+from foreworld.learning.progress import Mode
+from foreworld.model.belief import History
+from foreworld.model.checkpoint import save
+from foreworld.model.loss import LossConfig, prediction_loss
+from foreworld.model.world_model import WorldModel, WorldModelConfig
+
+
+class TrainConfig(BaseModel):
+    """How a world model is trained.
+
+    Attributes:
+        model: Sizes.
+        loss: Weights of the loss.
+        fit: Optimisation.
+        window: Steps a window, history and future together.
+        windows: Windows a batch.
+        split: Part of the store that is learned from.
+        validate_split: Part of other subjects that the figures on the card come from.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: WorldModelConfig = WorldModelConfig()
+    loss: LossConfig = LossConfig()
+    fit: FitConfig = FitConfig(steps=4000)
+    window: int = Field(default=1008, ge=2)
+    windows: int = Field(default=16, ge=1)
+    split: str = "default/fit"
+    validate_split: str = "default/validate"
+
+
+class HistoryStream:
+    """A `WindowReader` as a stream of histories."""
+
+    def __init__(self, store: EpisodeStore, schema: Schema, length: int, *, seed: int, batch: int, split: str) -> None:
+        self._reader = WindowReader(store, length, seed=seed, batch_size=batch, split=split)
+        self._schema = schema
+
+    def next(self) -> History:
+        """The next batch of windows."""
+        batch = next(self._reader)
+        return History.from_arrays(self._schema, batch.times, batch.values)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the reader."""
+        return self._reader.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state of the reader."""
+        self._reader.load_state_dict(state)
+
+
+def train(
+    store: str | Path, out: str | Path, config: TrainConfig | None = None, *, progress: Mode = "auto"
+) -> WorldModel:
+    """Train a world model on a store and save it as a checkpoint folder.
+
+    An interrupted call with the same arguments goes on where it stopped.
+
+    Args:
+        store: Folder of an `EpisodeStore` with statistics and the split.
+        out: Folder of the checkpoint; the run's state and log are in `out`-run beside it.
+        config: How.
+        progress: See `Progress`.
+
+    Raises:
+        SchemaError: The store has no statistics.
+        InputError: The split or the window does not fit the store.
+    """
+    config = config or TrainConfig()
+    data = EpisodeStore.open(store)
+    if not data.schema.statistics:
+        raise SchemaError(f"{store} has no statistics; fit them on training subjects: EpisodeStore.set_statistics")
+    if config.window < config.model.grid.last + config.loss.warmup + 1:
+        raise InputError(
+            f"a window of {config.window} steps is too short: the model predicts {config.model.grid.last} steps ahead"
+        )
+    torch.manual_seed(config.fit.seed)
+    model = WorldModel(data.schema, config.model)
+    stream = HistoryStream(
+        data, data.schema, config.window, seed=config.fit.seed, batch=config.windows, split=config.split
+    )
+
+    def loss(module: WorldModel, history: History, generator: torch.Generator) -> dict[str, Tensor]:
+        return prediction_loss(module, history, config.loss, generator)
+
+    target = Path(out)
+    fitted = fit(model, stream, loss, config.fit, target.parent / f"{target.name}-run", progress=progress)
+    model.eval()
+    trained = {
+        "episodes": len(data.episodes_of(config.split)),
+        "steps": fitted.steps,
+        "train": config.model_dump(mode="json"),
+        "metrics": dict(fitted.metrics),
+    }
+    save(model, target, extra={"training": trained})
+    return model

@@ -1,0 +1,243 @@
+"""The predictor: from a belief and a whole action prefix to every horizon at once.
+
+It separates what happens anyway from what the actions change: a baseline per horizon, which does not see the
+actions, plus responses to them. A response is a positive mixture of impulse responses of many time scales,
+passed through a concave curve and scaled by a gain that depends on belief and horizon. Where the schema says that
+an action can only lower (or raise) a quantity, the signs are built in, so a dose that the data never showed
+cannot be predicted to act the wrong way round.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from torch.nn.functional import gelu, softplus
+
+from foreworld.model.ensemble import EnsembleLinear
+
+# Start of the response weights: a dose of one standard deviation first moves a quantity by about a tenth of its own.
+RESPONSE_SCALE = 0.03
+# Brings the summed responses to announced events to about the size of the other inputs.
+EXOGENOUS_SCALE = 0.1
+# Where a saturating response curve levels off, in normalised units.
+SATURATION = 4.0
+
+
+class HorizonGrid(BaseModel):
+    """The steps at which the future is predicted: fine at first, coarser far ahead.
+
+    Interval `j` runs from point `j - 1` to point `j`; a plan holds one action value for each interval (an amount a
+    step).
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    points: tuple[int, ...]
+
+    @classmethod
+    def geometric(cls, fine: int, last: int, per_doubling: int = 8) -> HorizonGrid:
+        """Every step up to `fine`, then points whose spacing doubles with the distance, up to `last`."""
+        points = list(range(1, fine + 1))
+        while points[-1] < last:
+            stride = max(1, int(2 ** math.ceil(math.log2(points[-1] / per_doubling))))
+            points.append(min(points[-1] + stride, last))
+        return cls(points=tuple(points))
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    @property
+    def last(self) -> int:
+        """The farthest step."""
+        return self.points[-1]
+
+    def averaging(self) -> Tensor:
+        """[H, last]: means of a step-by-step sequence over the intervals."""
+        matrix = torch.zeros(len(self.points), self.last)
+        start = 0
+        for j, stop in enumerate(self.points):
+            matrix[j, start:stop] = 1.0 / (stop - start)
+            start = stop
+        return matrix
+
+    def expand(self) -> Tensor:
+        """[last] index of the interval that each step lies in."""
+        index = torch.zeros(self.last, dtype=torch.int64)
+        start = 0
+        for j, stop in enumerate(self.points):
+            index[start:stop] = j
+            start = stop
+        return index
+
+
+def impulse_responses(grid: HorizonGrid, scales: tuple[float, ...]) -> Tensor:
+    """Responses at every grid point to a unit amount a step in every interval.
+
+    Args:
+        grid: The horizon grid.
+        scales: Time constants in steps. Each gives a hump (lag / tau) exp(1 - lag / tau) and a rise
+            1 - exp(-lag / tau) that stays.
+
+    Returns:
+        [2 * scales, H, H]; entry [k, h, j] is the response at point h to interval j, zero for later intervals.
+        Every kernel has a peak of one, so that weights compare.
+    """
+    lags = torch.arange(0, grid.last + 1, dtype=torch.float64)
+    interval = grid.expand()
+    kernels = []
+    for tau in scales:
+        hump = (lags / tau) * torch.exp(1.0 - lags / tau)
+        rise = 1.0 - torch.exp(-lags / tau)
+        kernels += [hump, rise]
+    matrix = torch.zeros(len(kernels), len(grid), len(grid), dtype=torch.float64)
+    for h, point in enumerate(grid.points):
+        steps = torch.arange(point)
+        for k, kernel in enumerate(kernels):
+            matrix[k, h].index_add_(0, interval[:point], kernel[point - steps])
+    return matrix.float()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What of a prediction does not depend on the actions.
+
+    Attributes:
+        context: [B, C].
+        baseline: [E, B, P, 2 Q + F].
+        gains: [E, B, P, Q, A * J] of the response curves, with their signs.
+        weights: [E, B, A, K, J] mixture of the impulse responses.
+        responses: [K, P, H] impulse responses at the points asked for.
+        last: [B, Q] last measured values, added by the world model.
+    """
+
+    context: Tensor
+    baseline: Tensor
+    gains: Tensor
+    weights: Tensor
+    responses: Tensor
+    last: Tensor
+
+    def select(self, index: Tensor) -> Prepared:
+        """Some of the subjects."""
+        return Prepared(
+            self.context[index],
+            self.baseline[:, index],
+            self.gains[:, index],
+            self.weights[:, index],
+            self.responses,
+            self.last[index],
+        )
+
+
+class ResponseDynamics(nn.Module):
+    """An ensemble of direct multi-horizon predictors over one context.
+
+    Args:
+        context: Width of the context vector that the belief gives.
+        quantities: Q, predicted quantities.
+        latent: F, width of the self-supervised block.
+        actions: A, width of the normalised actions.
+        exogenous: X, width of the normalised exogenous values.
+        grid: Horizon grid with H points.
+        signs: [Q, A] -1, +1, or 0 where the sign of the response is not known.
+        members: E.
+        width: Hidden width.
+        curves: Response curves per quantity; half of them linear, half saturating.
+        scales: Time constants of the impulse responses, in steps.
+    """
+
+    responses: Tensor
+    signs: Tensor
+
+    def __init__(
+        self,
+        *,
+        context: int,
+        quantities: int,
+        latent: int,
+        actions: int,
+        exogenous: int,
+        grid: HorizonGrid,
+        signs: Tensor,
+        members: int,
+        width: int,
+        curves: int,
+        scales: tuple[float, ...],
+    ) -> None:
+        super().__init__()
+        self.grid, self.members, self.curves = grid, members, curves
+        self.quantities, self.latent, self.actions, self.exogenous = quantities, latent, actions, exogenous
+        self.register_buffer("responses", impulse_responses(grid, scales), persistent=False)
+        self.register_buffer("signs", signs.float(), persistent=False)
+        kernels = len(self.responses)
+        self.kernels = kernels
+        self.horizon = nn.Parameter(torch.randn(members, len(grid), width) * 0.3)
+        self.from_context = EnsembleLinear(members, context, width)
+        self.from_exogenous = EnsembleLinear(members, exogenous * kernels, width) if exogenous else None
+        self.hidden = EnsembleLinear(members, width, width)
+        self.baseline = EnsembleLinear(members, width, 2 * quantities + latent, gain=0.3)
+        self.gains = EnsembleLinear(members, width, quantities * actions * curves, gain=0.3)
+        self.mixture = EnsembleLinear(members, context, actions * kernels * curves, gain=0.3)
+        self.to_latent = nn.Parameter(torch.randn(members, actions * curves, latent) * 0.02)
+
+    def prepare(self, context: Tensor, exogenous: Tensor | None, points: Tensor | None = None) -> Prepared:
+        """What does not depend on the actions.
+
+        Args:
+            context: [B, C].
+            exogenous: [B, H, X] normalised amounts a step, or None where nothing is announced.
+            points: [P] indices of the horizon points to predict; all H if None.
+        """
+        chosen = slice(None) if points is None else points
+        embedding, responses = self.horizon[:, chosen], self.responses[:, chosen]
+        members, batch, horizon = self.members, len(context), responses.shape[1]
+        hidden = self.from_context(context)[:, :, None, :] + embedding[:, None, :, :]
+        if exogenous is not None and self.from_exogenous is not None:
+            effect = torch.einsum("khj,bjx->bhxk", responses, exogenous).flatten(-2) * EXOGENOUS_SCALE
+            shift = self.from_exogenous(effect.reshape(batch * horizon, -1)) - self.from_exogenous.bias
+            hidden = hidden + shift.reshape(members, batch, horizon, -1)
+        hidden = gelu(hidden).reshape(members, batch * horizon, -1)
+        hidden = hidden + gelu(self.hidden(hidden))
+        gains = self.gains(hidden).reshape(members, batch, horizon, self.quantities, -1)
+        sign = self.signs[:, :, None].expand(-1, -1, self.curves).flatten(1)
+        weights = self.mixture(context).reshape(members, batch, self.actions, self.kernels, self.curves)
+        known = (self.signs != 0).any(0)[:, None, None]
+        return Prepared(
+            context=context,
+            baseline=self.baseline(hidden).reshape(members, batch, horizon, -1),
+            gains=torch.where(sign != 0, sign * softplus(gains - 1.0), gains),
+            weights=RESPONSE_SCALE * torch.where(known, softplus(weights), weights),
+            responses=responses,
+            last=context.new_zeros(len(context), self.quantities),
+        )
+
+    def respond(self, prepared: Prepared, actions: Tensor) -> Tensor:
+        """Add the responses to candidate actions.
+
+        Args:
+            prepared: From `prepare`.
+            actions: [B, S, H, A] normalised amounts a step, one for each interval.
+
+        Returns:
+            [E, B, S, P, 2 Q + F]: changes of the quantities in units of their typical size, their log scales, and
+            the self-supervised block.
+        """
+        (batch, samples), members = actions.shape[:2], self.members
+        responses, curves, q = prepared.responses, self.curves, self.quantities
+        horizon = responses.shape[1]
+        kernel = responses.permute(2, 1, 0).reshape(-1, horizon * self.kernels)
+        effect = actions.permute(0, 3, 1, 2).reshape(-1, len(kernel)) @ kernel
+        effect = effect.reshape(1, batch, self.actions, samples * horizon, self.kernels)
+        drive = torch.matmul(effect, prepared.weights)
+        half = (curves + 1) // 2
+        drive = torch.cat([drive[..., :half], SATURATION * torch.tanh(drive[..., half:] / SATURATION)], dim=-1)
+        drive = drive.reshape(members, batch, self.actions, samples, horizon, curves)
+        changed = drive.permute(0, 1, 3, 4, 2, 5).flatten(-2)
+        moved = torch.matmul(changed.transpose(2, 3), prepared.gains.transpose(-1, -2)).transpose(2, 3)
+        hidden = torch.einsum("ebshc,ecf->ebshf", changed, self.to_latent)
+        baseline = prepared.baseline[:, :, None].expand(-1, -1, samples, -1, -1)
+        return torch.cat([baseline[..., :q] + moved, baseline[..., q : 2 * q], baseline[..., 2 * q :] + hidden], dim=-1)

@@ -1,0 +1,147 @@
+"""What a planner answers: a `Plan` that meets every guardrail, or a `Refusal` that says why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foreworld.forecast.forecaster import Forecast
+from foreworld.planning.guardrail import Guardrail
+
+
+class Reason(StrEnum):
+    """Why there is no plan."""
+
+    no_safe_plan = "no safe plan"
+    novel_state = "novel state"
+    stale_data = "stale or missing data"
+    model_invalid = "model invalid"
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A candidate that cost less than the plan and was rejected.
+
+    Attributes:
+        actions: [H, A] raw units.
+        cost: What it would have cost.
+        guardrail: The guardrail that rejected it by the widest margin.
+        margin: That margin; negative or NaN.
+    """
+
+    actions: Tensor
+    cost: float
+    guardrail: str
+    margin: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The best feasible candidate of one subject.
+
+    Attributes:
+        actions: [H, A] raw units, one value for each interval of the horizon grid; the first is to be done now.
+        channels: Names of the A actions.
+        forecast: What is expected under it (B = S = 1).
+        margins: By guardrail, in its unit.
+        cost: Of the objective under the profile.
+        rejected: Cheaper candidates that a guardrail rejected, the cheapest first.
+        provenance: Profile, hashes, seeds and counts.
+        guardrails: Those that were checked.
+    """
+
+    actions: Tensor
+    channels: tuple[str, ...]
+    forecast: Forecast
+    margins: Mapping[str, float]
+    cost: float
+    rejected: tuple[Alternative, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    guardrails: tuple[Guardrail, ...] = ()
+
+    def explain(self) -> str:
+        """Plain sentences from the figures of this plan."""
+        first = ", ".join(f"{name} {float(self.actions[0, i]):.3g}" for i, name in enumerate(self.channels))
+        lines = [f"Proposed now: {first}.", *_course(self.forecast)]
+        units = {g.name: g.unit for g in self.guardrails}
+        tightest = min(self.margins, key=lambda name: self.margins[name])
+        lines.append(
+            f"All {len(self.margins)} guardrails hold; the closest is {tightest} with "
+            f"{self.margins[tightest]:.3g} {units.get(tightest, '')} to spare."
+        )
+        if self.rejected:
+            best = self.rejected[0]
+            other = ", ".join(f"{name} {float(best.actions[0, i]):.3g}" for i, name in enumerate(self.channels))
+            lines.append(
+                f"A cheaper plan starting with {other} was rejected by {best.guardrail} "
+                f"({best.margin:.3g} {units.get(best.guardrail, '')})."
+            )
+        lines.append("Research software, not a medical device.")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """No plan for one subject, and why.
+
+    Attributes:
+        reason: The kind of refusal.
+        detail: One sentence.
+        nearest: The candidate that came nearest to feasible [H, A], or None.
+        channels: Names of the A actions.
+        margins: Its margins by guardrail; NaN where they could not be told.
+        acted: What acts instead, once the agent knows it.
+        provenance: As in `Plan`.
+        guardrails: Those that were checked.
+    """
+
+    reason: Reason
+    detail: str
+    nearest: Tensor | None
+    channels: tuple[str, ...]
+    margins: Mapping[str, float]
+    acted: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    guardrails: tuple[Guardrail, ...] = ()
+
+    def explain(self) -> str:
+        """Plain sentences from the figures of this refusal."""
+        lines = [f"Refused: {self.reason}. {self.detail}"]
+        units = {g.name: g.unit for g in self.guardrails}
+        broken = {name: value for name, value in self.margins.items() if not value >= 0}
+        for name, value in broken.items():
+            known = f"misses its bound by {-value:.3g} {units.get(name, '')}" if value == value else "cannot be judged"
+            lines.append(f"Guardrail {name} {known} even on the nearest plan.")
+        if self.acted:
+            lines.append(f"Instead: {self.acted}.")
+        lines.append("Research software, not a medical device.")
+        return "\n".join(lines)
+
+
+def _course(forecast: Forecast) -> list[str]:
+    lines = []
+    share = f"{forecast.calibration.coverage:.0%}"
+    for name, mean in forecast.mean.items():
+        path, low, high = mean[0, 0], forecast.lower[name][0, 0], forecast.upper[name][0, 0]
+        picks = sorted({0, len(path) // 3, 2 * len(path) // 3, len(path) - 1})
+        parts = [
+            f"{_figure(path[i])} ({_figure(low[i])} to {_figure(high[i])}) in {int(forecast.points[i])} steps"
+            for i in picks
+        ]
+        lowest = int(torch.argmin(path))
+        lines.append(
+            f"Expected {name} ({share} band): {'; '.join(parts)}; "
+            f"lowest {_figure(path[lowest])} in {int(forecast.points[lowest])} steps."
+        )
+    return lines
+
+
+def _figure(value: Tensor) -> str:
+    """Three digits, whatever the size of the quantity, and no exponent where people expect none."""
+    number = float(value)
+    return f"{number:.0f}" if 100 <= abs(number) < 1e6 else f"{number:.3g}"

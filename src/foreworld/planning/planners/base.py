@@ -1,0 +1,341 @@
+"""What all planners share: judging candidates, ranking them feasible-first, and answering with plans or refusals."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foreworld.errors import InputError
+from foreworld.forecast.forecaster import Forecast, Forecaster, Imagined, check_finite
+from foreworld.model.belief import History
+from foreworld.planning.guardrail import Guardrail, check_guardrails, digest
+from foreworld.planning.objective import Objective
+from foreworld.planning.plan import Alternative, Plan, Reason, Refusal
+from foreworld.planning.space import ActionSpace
+
+# Keys are float64: a feasible candidate's is its cost, and an infeasible one's is at least this, which no cost reaches.
+INFEASIBLE = 1e100
+# What a margin that cannot be told (NaN) counts as, in the guardrail's unit: worse than any violation that can.
+UNKNOWN = 1e6
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One planning problem for B subjects.
+
+    Attributes:
+        forecaster: Imagines.
+        imagined: The subjects' beliefs, made ready.
+        objective: What is wanted.
+        guardrails: What must hold.
+        space: What may be done.
+        history: What was measured and done, raw units; for action guardrails.
+        keys: [B] int64, one random key a subject (from the seed, the subject and the time), so that a decision does
+            not depend on who else is in the batch.
+        suggestions: [B, N, K, A] raw block values to try first, or None: the previous plan, the fallback's dose.
+    """
+
+    forecaster: Forecaster
+    imagined: Imagined
+    objective: Objective
+    guardrails: Sequence[Guardrail]
+    space: ActionSpace
+    history: History
+    keys: Tensor
+    suggestions: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.imagined.belief)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Candidates with their forecast, cost, margins and rank.
+
+    Attributes:
+        blocks: [B, S, K, A] raw block values.
+        forecast: Of the candidates.
+        cost: [B, S].
+        margins: By guardrail [B, S].
+        feasible: [B, S].
+        violation: [B, S] float64, 0 where feasible: the shortfalls weighted by severity, plus a tier for what is worse
+            (an action guardrail broken, then an unsound or novel forecast).
+        key: [B, S] float64 ranking key, smaller is better; every feasible one is below every infeasible one.
+    """
+
+    blocks: Tensor
+    forecast: Forecast
+    cost: Tensor
+    margins: dict[str, Tensor]
+    feasible: Tensor
+    violation: Tensor
+    key: Tensor
+
+
+def judge(problem: Problem, blocks: Tensor) -> Judged:
+    """Forecast, cost and margins of candidates [B, S, K, A].
+
+    Raises:
+        InputError: The objective or a guardrail gave another shape than [B, S]; it would compare subjects with
+            candidates.
+    """
+    actions = problem.space.expand(blocks)
+    forecast = problem.forecaster.forecast(problem.imagined, actions)
+    cost = problem.objective.cost(forecast, actions, problem.imagined)
+    margins = {g.name: g.margin(forecast, actions, problem.history) for g in problem.guardrails}
+    for what, values in (("the objective", cost), *((f"guardrail {name}", m) for name, m in margins.items())):
+        if values.shape != blocks.shape[:2]:
+            raise InputError(f"{what} gave shape {tuple(values.shape)}, expected {tuple(blocks.shape[:2])}: [B, S]")
+    sound = check_finite(forecast) & torch.isfinite(cost) & (forecast.novelty <= 1.0)
+    feasible = sound
+    short = torch.zeros(cost.shape, dtype=torch.float64)
+    tier = torch.where(sound, 0.0, 2.0).double()
+    for guardrail in problem.guardrails:
+        margin = margins[guardrail.name].double()
+        feasible = feasible & (margin >= 0)
+        missed = torch.nan_to_num(torch.clamp(-margin, min=0.0), nan=UNKNOWN, posinf=UNKNOWN)
+        short = short + missed * 10.0 ** (guardrail.severity - 5)
+        if guardrail.risk == 0.0:
+            # An action guardrail holds exactly and can always be met, so the nearest candidate must meet it, too.
+            tier = torch.maximum(tier, (~(margin >= 0)).double())
+    # Between tiers short / (1 + short) keeps the order of shortfalls of any size.
+    violation = torch.where(feasible, 0.0, tier + short / (1.0 + short))
+    costs = torch.clamp(cost.double(), -INFEASIBLE / 2, INFEASIBLE / 2)
+    key = torch.where(feasible, costs, INFEASIBLE * (1.0 + violation))
+    return Judged(blocks, forecast, cost, margins, feasible, violation, key)
+
+
+@dataclass
+class Best:
+    """The best candidates seen so far, and the cheapest rejected ones."""
+
+    blocks: Tensor
+    key: Tensor
+    rejected: Tensor
+    rejected_cost: Tensor
+
+    @classmethod
+    def empty(cls, problem: Problem) -> Best:
+        """Nothing seen yet."""
+        batch = len(problem)
+        shape = (batch, *problem.space.shape)
+        return cls(
+            problem.space.lower.clone(),
+            torch.full((batch,), torch.inf, dtype=torch.float64),
+            torch.zeros(shape),
+            torch.full((batch,), torch.inf),
+        )
+
+    def take(self, judged: Judged) -> None:
+        """Compare with new candidates."""
+        rows = torch.arange(len(self.key))
+        at = judged.key.argmin(1)
+        better = judged.key[rows, at] < self.key
+        self.key = torch.where(better, judged.key[rows, at], self.key)
+        self.blocks = torch.where(better[:, None, None], judged.blocks[rows, at], self.blocks)
+        cost = torch.where(judged.feasible | ~torch.isfinite(judged.cost), torch.inf, judged.cost)
+        at = cost.argmin(1)
+        cheaper = cost[rows, at] < self.rejected_cost
+        self.rejected_cost = torch.where(cheaper, cost[rows, at], self.rejected_cost)
+        self.rejected = torch.where(cheaper[:, None, None], judged.blocks[rows, at], self.rejected)
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Answers for B subjects; `decisions[i]` is the `Plan` or `Refusal` of one.
+
+    Attributes:
+        chosen: The chosen or nearest candidate of each subject, judged (S = 1).
+        rejected: The cheapest rejected candidate of each, judged (S = 1).
+        rejected_any: [B] whether there was one cheaper than the chosen.
+        problem: What was asked.
+        provenance: The same for all subjects.
+    """
+
+    chosen: Judged
+    rejected: Judged
+    rejected_any: Tensor
+    problem: Problem
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.problem)
+
+    @property
+    def planned(self) -> Tensor:
+        """[B] whether the answer is a plan."""
+        return self.chosen.feasible[:, 0]
+
+    @property
+    def first(self) -> Tensor:
+        """[B, A] the action to do now, raw units; meaningful where `planned`."""
+        return self.chosen.blocks[:, 0, 0]
+
+    def reason(self, i: int) -> Reason | None:
+        """Why subject `i` has no plan, or None."""
+        if bool(self.planned[i]):
+            return None
+        forecast = self.chosen.forecast
+        finite = bool(check_finite(forecast)[i, 0]) and bool(torch.isfinite(self.chosen.cost[i, 0]))
+        if not finite or bool(torch.isnan(forecast.novelty[i, 0])):
+            return Reason.model_invalid
+        unknown = self._unknown(i)
+        if float(forecast.novelty[i, 0]) > 1.0 or any(g.horizon > int(forecast.usable[i, 0]) for g in unknown):
+            return Reason.novel_state
+        # The forecast is sound and reaches far enough, so what cannot be told is what was measured.
+        return Reason.stale_data if unknown else Reason.no_safe_plan
+
+    def _unknown(self, i: int) -> list[Guardrail]:
+        """Guardrails whose margin cannot be told even for the nearest candidate."""
+        return [g for g in self.problem.guardrails if bool(torch.isnan(self.chosen.margins[g.name][i, 0]))]
+
+    def __getitem__(self, i: int) -> Plan | Refusal:
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"subject {i} of {len(self)}")
+        i %= len(self)
+        space, names = self.problem.space, [g.name for g in self.problem.guardrails]
+        actions = space.expand(self.chosen.blocks[i : i + 1])[0, 0]
+        margins = {name: float(self.chosen.margins[name][i, 0]) for name in names}
+        guardrails = tuple(self.problem.guardrails)
+        reason = self.reason(i)
+        if reason is not None:
+            return Refusal(
+                reason, self._detail(i, reason), actions, space.channels, margins, "", self.provenance, guardrails
+            )
+        rejected = (self._alternative(i, names),) if bool(self.rejected_any[i]) else ()
+        forecast = _one(self.chosen.forecast, i)
+        cost = float(self.chosen.cost[i, 0])
+        return Plan(actions, space.channels, forecast, margins, cost, rejected, self.provenance, guardrails)
+
+    def _alternative(self, i: int, names: list[str]) -> Alternative:
+        actions = self.problem.space.expand(self.rejected.blocks[i : i + 1])[0, 0]
+        margins = {name: float(self.rejected.margins[name][i, 0]) for name in names}
+        broken = {name: value for name, value in margins.items() if not value >= 0}
+        worst = min(broken, key=lambda name: broken[name] if broken[name] == broken[name] else -torch.inf, default="")
+        name = worst or "novelty"
+        value = margins[worst] if worst else 1.0 - float(self.rejected.forecast.novelty[i, 0])
+        return Alternative(actions, float(self.rejected.cost[i, 0]), name, value)
+
+    def _detail(self, i: int, reason: Reason) -> str:
+        if reason is Reason.model_invalid:
+            return "The model's forecast, or the cost of it, is not finite."
+        if reason is Reason.stale_data:
+            return f"Guardrail {self._unknown(i)[0].name} cannot be judged on what was measured."
+        if reason is Reason.novel_state:
+            novelty, usable = float(self.chosen.forecast.novelty[i, 0]), int(self.chosen.forecast.usable[i, 0])
+            if novelty > 1.0:
+                return f"This state is unlike what the model was trained on: novelty {novelty:.2f}, limit 1."
+            farthest = max(self._unknown(i), key=lambda g: g.horizon)
+            return (
+                f"The ensemble agrees as it does on familiar data for {usable} steps only; "
+                f"guardrail {farthest.name} looks {farthest.horizon} steps ahead."
+            )
+        return "No candidate meets every guardrail."
+
+
+def _one(forecast: Forecast, i: int) -> Forecast:
+    def of(values: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value[i : i + 1] for name, value in values.items()}
+
+    samples = {name: value[:, i : i + 1] for name, value in forecast.samples.items()}
+    return Forecast(
+        forecast.points,
+        samples,
+        of(forecast.mean),
+        of(forecast.scale),
+        of(forecast.lower),
+        of(forecast.upper),
+        forecast.calibration,
+        forecast.novelty[i : i + 1],
+        forecast.usable[i : i + 1],
+    )
+
+
+class Planner(ABC):
+    """Searches candidates; honours every guardrail whatever the search does.
+
+    Subclasses implement `search`, which feeds `Best` with judged candidates. What was suggested, both ends of the
+    space (all actions least, all greatest) and its middle have been judged before it starts.
+    """
+
+    @abstractmethod
+    def search(self, problem: Problem, best: Best) -> None:
+        """Judge candidates and hand them to `best.take`."""
+
+    @torch.no_grad()
+    def plan(self, problem: Problem) -> Decisions:
+        """A plan or a refusal for every subject.
+
+        Raises:
+            InputError: The guardrails cannot work together with the horizon, or a shape is wrong.
+        """
+        check_guardrails(problem.guardrails, problem.space.grid.last)
+        best = Best.empty(problem)
+        best.take(judge(problem, _first(problem)))
+        self.search(problem, best)
+        chosen = judge(problem, best.blocks[:, None])
+        rejected = judge(problem, best.rejected[:, None])
+        cheaper = torch.isfinite(best.rejected_cost) & ~rejected.feasible[:, 0]
+        cheaper &= ~chosen.feasible[:, 0] | (best.rejected_cost < chosen.cost[:, 0])
+        provenance = {
+            "planner": type(self).__name__,
+            "profile": problem.objective.profile.name,
+            "guardrails": digest(problem.guardrails),
+        }
+        return Decisions(chosen, rejected, cheaper, problem, provenance)
+
+
+def _first(problem: Problem) -> Tensor:
+    """[B, 3 + N, K, A] ends and middle of the space, and the suggestions within the bounds (NaN: the least)."""
+    space, given = problem.space, problem.suggestions
+    middle = space.decode(torch.full_like(space.lower, 0.5)[:, None])
+    ends = torch.cat([space.lower[:, None], space.upper[:, None], middle], dim=1)
+    if given is None:
+        return ends
+    if given.dim() != 4 or given[:, 0:0].shape != (len(space.lower), 0, *space.shape):
+        raise InputError(
+            f"suggestions have shape {tuple(given.shape)}, expected [B, N, K, A] with B, K, A "
+            f"{tuple(space.lower.shape)}"
+        )
+    given = torch.where(torch.isnan(given), space.lower[:, None], given.to(ends.dtype))
+    return torch.cat([ends, space.clip(space.snap(given))], dim=1)
+
+
+def uniforms(keys: Tensor, count: int, dimensions: int) -> Tensor:
+    """[B, count, dimensions] points in (0, 1): a Sobol sequence shifted by each subject's own key.
+
+    The shift is a counter-based hash of key and dimension (Cranley and Patterson 1976 rotation), so the points of a
+    subject depend on its key alone.
+    """
+    table = _sobol(count, dimensions)
+    generator = torch.arange(1, dimensions + 1, dtype=torch.int64)
+    mixed = _mix(keys[:, None] * 0x9E3779B1 + generator * 0x85EBCA77)
+    shift = (mixed % (1 << 24)).float() / (1 << 24)
+    points = (table[None] + shift[:, None, :]) % 1.0
+    return points.clamp(1e-4, 1 - 1e-4)
+
+
+_TABLES: dict[tuple[int, int], Tensor] = {}
+
+
+def _sobol(count: int, dimensions: int) -> Tensor:
+    if (count, dimensions) not in _TABLES:
+        _TABLES[count, dimensions] = _engine(dimensions).draw(count)
+    return _TABLES[count, dimensions]
+
+
+def _engine(dimensions: int) -> torch.quasirandom.SobolEngine:
+    return torch.quasirandom.SobolEngine(dimensions, scramble=True, seed=0)  # type: ignore[no-untyped-call]
+
+
+def _mix(x: Tensor) -> Tensor:
+    # A 31-bit finaliser in the manner of MurmurHash3; masks keep products inside int64.
+    x = x & 0x7FFFFFFF
+    x = ((x ^ (x >> 15)) * 0x2C1B3C6D) & 0x7FFFFFFF
+    x = ((x ^ (x >> 12)) * 0x297A2D39) & 0x7FFFFFFF
+    return x ^ (x >> 15)

@@ -1,0 +1,128 @@
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from foreworld.conformance import check_planner
+from foreworld.conformance.toy import Needle, ToyObjective, select, toy_problem
+from foreworld.errors import InputError
+from foreworld.planning.plan import Plan
+from foreworld.planning.planners.base import uniforms
+from foreworld.planning.planners.cem import CEMConfig, CEMPlanner
+from foreworld.planning.planners.exhaustive import ExhaustiveConfig, ExhaustivePlanner
+from foreworld.planning.planners.mppi import MPPIConfig, MPPIPlanner
+
+PLANNERS = {
+    "cem": CEMPlanner(),
+    "icem": CEMPlanner(CEMConfig.icem()),
+    "small icem": CEMPlanner(CEMConfig.icem(samples=32, iterations=2)),
+    "mppi": MPPIPlanner(),
+    "mppi, one iteration": MPPIPlanner(MPPIConfig(iterations=1)),
+    "exhaustive": ExhaustivePlanner(),
+    "exhaustive in chunks": ExhaustivePlanner(ExhaustiveConfig(levels=11, chunk=7)),
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    # Tensors here are tiny: threads would only wait for one another.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_every_planner_conforms(name):
+    report = check_planner(PLANNERS[name])
+    assert len(report.passed) == 8
+
+
+value = st.floats(-20, 20, width=32)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    name=st.sampled_from(["cem", "icem", "mppi", "exhaustive"]),
+    start=st.tuples(value, value),
+    gain=st.tuples(st.floats(-2, 2, width=32), st.floats(-2, 2, width=32)),
+    target=st.floats(-50, 50),
+    bribe=st.sampled_from([0.0, 1e9]),
+)
+def test_a_plan_keeps_every_guardrail_and_bound_and_a_refusal_means_that_no_end_of_the_space_was_safe(
+    name, start, gain, target, bribe
+):
+    problem = toy_problem({"start": start, "gain": gain}, objective=ToyObjective(target, bribe))
+    decisions = PLANNERS[name].plan(problem)
+    for i in range(2):
+        answer = decisions[i]
+        if isinstance(answer, Plan):
+            assert all(margin >= 0 for margin in answer.margins.values())
+            assert (answer.actions >= problem.space.lower[i, 0]).all()
+            assert (answer.actions <= problem.space.upper[i, 0]).all()
+        else:
+            # Effects are monotone, so one of the ends of what the cap allows is the safest plan there is.
+            steps = torch.tensor([1.0, 1.0, 2.0, 4.0]).cumsum(0)
+            at_least = float(problem.space.lower[i, 0, 0])
+            ahead = start[i] + gain[i] * at_least * steps
+            assert ahead.min() - 0.2 * 0.5 < 2.0
+
+
+def test_the_lower_end_is_always_tried():
+    # Only the least action is safe; random candidates almost never hit it.
+    rail = Needle(name="needle", unit="", source="t", at=-1.0, width=1e-9)
+    for planner in (CEMPlanner(CEMConfig(samples=4, iterations=1)), MPPIPlanner(MPPIConfig(samples=4, iterations=1))):
+        assert planner.plan(toy_problem({"start": (5.0,)}, guardrails=(rail,))).planned.all()
+
+
+def test_nan_suggestions_do_no_harm():
+    given_ = torch.full((2, 3, 2, 1), torch.nan)
+    problem = toy_problem({"start": (5.0, -50.0)}, suggestions=given_)
+    for planner in PLANNERS.values():
+        decisions = planner.plan(problem)
+        assert isinstance(decisions[0], Plan)
+        assert torch.isfinite(decisions[1].nearest).all()
+
+
+def test_suggestions_out_of_bounds_are_brought_inside():
+    problem = toy_problem({"start": (5.0,)}, suggestions=torch.full((1, 1, 2, 1), 1e6))
+    decisions = CEMPlanner().plan(problem)
+    assert (decisions.chosen.blocks <= problem.space.upper).all()
+
+
+def test_suggestions_of_the_wrong_shape_are_refused():
+    problem = toy_problem({"start": (5.0, 5.0)}, suggestions=torch.zeros(2, 2, 1))
+    with pytest.raises(InputError, match="suggestions"):
+        CEMPlanner().plan(problem)
+
+
+def test_exhaustive_search_is_exact_for_categories():
+    problem = toy_problem(
+        {"start": (3.0, 9.0), "cap": (9.0, 9.0)}, lower=0.0, upper=3.0, levels=(4, 4), objective=ToyObjective(6.3)
+    )
+    best = ExhaustivePlanner().plan(problem)
+    found = CEMPlanner(CEMConfig(samples=256)).plan(problem)
+    assert (best.chosen.cost <= found.chosen.cost + 1e-6).all()
+    assert torch.equal(best.chosen.blocks, best.chosen.blocks.round())
+
+
+def test_exhaustive_search_refuses_too_many_combinations():
+    with pytest.raises(InputError, match="fewer blocks"):
+        ExhaustivePlanner(ExhaustiveConfig(levels=400)).plan(toy_problem({"start": (5.0,)}))
+
+
+def test_random_points_of_a_subject_depend_on_its_key_alone_and_fill_the_cube():
+    keys = torch.tensor([5, 99, -3])
+    points = uniforms(keys, 256, 4)
+    assert torch.equal(points[1:2], uniforms(keys[1:2], 256, 4))
+    assert not torch.equal(points[0], points[1])
+    assert ((points > 0) & (points < 1)).all()
+    # A rotated Sobol set is far more even than independent draws (standard error of a mean 0.018).
+    assert (points.mean(1) - 0.5).abs().max() < 0.006
+
+
+def test_a_broken_subject_does_not_change_its_neighbour():
+    problem = toy_problem({"start": (5.0, 5.0), "broken": (0.0, 1.0)}, suggestions=torch.full((2, 1, 2, 1), 0.3))
+    for planner in PLANNERS.values():
+        together, alone = planner.plan(problem), planner.plan(select(problem, torch.tensor([0])))
+        torch.testing.assert_close(together.first[:1], alone.first, atol=1e-5, rtol=0)
