@@ -11,7 +11,9 @@ GRID = HorizonGrid(points=(1, 2, 4, 8))
 
 
 def space(lower, upper, warp=1.0, levels=(), blocks=(1, 4)):
-    ends = [torch.as_tensor(end, dtype=torch.float32).reshape(-1, 1, 1).repeat(1, len(blocks), 1) for end in (lower, upper)]
+    ends = [
+        torch.as_tensor(end, dtype=torch.float32).reshape(-1, 1, 1).repeat(1, len(blocks), 1) for end in (lower, upper)
+    ]
     return ActionSpace(GRID, blocks, ends[0], ends[1], ("dose",), warp=warp, levels=levels)
 
 

@@ -40,13 +40,19 @@ class NoveltyModel(BaseModel):
 
 
 def fit_gaussian(contexts: Tensor, ridge: float = 0.05) -> tuple[Tensor, Tensor]:
-    """Mean and inverse covariance of [n, C], shrunk towards its diagonal so that few samples do no harm."""
-    mean = contexts.mean(0)
-    centred = contexts - mean
-    covariance = centred.T @ centred / max(len(contexts) - 1, 1)
-    diagonal = torch.diag(torch.diagonal(covariance))
-    shrunk = (1 - ridge) * covariance + ridge * diagonal + 1e-6 * torch.eye(len(mean)) * diagonal.diagonal().mean()
-    return mean, torch.linalg.inv(shrunk)
+    """Mean and inverse covariance of [n, C], shrunk towards its diagonal so that few samples do no harm.
+
+    Shrinking the correlations instead of the covariances treats a dimension alike whatever its size.
+    """
+    x = contexts.double()
+    mean = x.mean(0)
+    centred = x - mean
+    covariance = centred.T @ centred / max(len(x) - 1, 1)
+    size = covariance.diagonal().sqrt()
+    size = size.clamp(min=1e-6 * float(size.max()) + 1e-12)
+    units = torch.outer(size, size)
+    shrunk = (1 - ridge) * covariance / units + (ridge + 1e-6) * torch.eye(len(mean), dtype=torch.float64)
+    return mean.to(contexts.dtype), (torch.linalg.inv(shrunk) / units).to(contexts.dtype)
 
 
 def mahalanobis(contexts: Tensor, mean: Tensor, precision: Tensor) -> Tensor:

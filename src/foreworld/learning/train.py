@@ -57,7 +57,7 @@ class HistoryStream:
     def next(self) -> History:
         """The next batch of windows."""
         batch = next(self._reader)
-        return History.from_arrays(self._schema, batch.times, batch.values)
+        return History.from_arrays(self._schema, batch.times, batch.values, batch.masks)
 
     def state_dict(self) -> dict[str, Any]:
         """State of the reader."""

@@ -96,6 +96,8 @@ def test_no_dose_within_the_limit_is_refused_by_the_checker_and_no_dose_above_is
         for dose in (proposed[i], 0.7 * proposed[i]):
             verdict = checker.check(past, {"insulin": float(dose)})
             assert verdict.accepted, f"{dose} U: {verdict.explain()}"
+        if i % 3:
+            continue
         greatest = greatest_accepted(checker, past)
         # The checker's tolerance of 1e-6 is relative to sums of up to 100 U.
         tight += not grazing[i] and greatest > allowed[i] + 2e-4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,7 +23,8 @@ from foreworld.domains.treatment.counterfactual import (
 from foreworld.domains.treatment.direct_network import NetworkConfig, train_network
 from foreworld.domains.treatment.forecast_arms import AutoRegression, ForecasterArm, PatientARX, Persistence
 from foreworld.domains.treatment.forecasting import Arm, ForecastConfig, ForecastScores, record_therapy, score
-from foreworld.domains.treatment.prepare import FULL, QUICK, Recipe
+from foreworld.domains.treatment.prepare import FULL
+from foreworld.domains.treatment.prepared import GROUPS, Prepared, prepare_all, recipe_of
 from foreworld.domains.treatment.schema import SCHEMA, STEP_MINUTES
 from foreworld.domains.treatment.settings import MODEL
 from foreworld.domains.treatment.tables import TRAINING, load_patients
@@ -36,26 +36,16 @@ from foreworld.evidence.statistics import Interval
 from foreworld.forecast.forecaster import Forecaster
 from foreworld.model.belief import History
 
-if TYPE_CHECKING:
-    from foreworld.domains.treatment.protocols import Prepared
-
-Prepare = Callable[[Request, int, Recipe], "Prepared"]
-
 FORECAST_ARMS = ("foreworld", "arx", "arx_population", "ar", "persistence", "network")
 EFFECT_ARMS = ("foreworld", "foreworld_shuffled", "arx", "arx_population", "constant")
-GROUPS = ("all", "unseen", "adult", "adolescent", "child")
 COVERAGE = tuple(f"coverage_90_{point * STEP_MINUTES}" for point in MODEL.grid.points)
 FORECAST_METRICS = ("rmse_30", "rmse_60", "rmse_120", "coverage_90", *COVERAGE, "train_cpu_seconds")
 MINUTES = CounterfactualConfig().minutes
 EFFECT_METRICS = tuple(f"{what}_{m}" for what in ("sign", "slope", "effect_rmse") for m in MINUTES)
 
 
-def protocols(prepare: Prepare) -> tuple[Protocol, ...]:
-    """The two protocols.
-
-    Args:
-        prepare: Gives the trained parts of a seed.
-    """
+def protocols() -> tuple[Protocol, ...]:
+    """The two protocols."""
     return (
         Protocol(
             name="treatment/forecast",
@@ -67,7 +57,7 @@ def protocols(prepare: Prepare) -> tuple[Protocol, ...]:
             settings={"forecast": ForecastConfig().model_dump(mode="json"), "recipe": FULL.model_dump(mode="json")},
             arms=FORECAST_ARMS,
             metrics=FORECAST_METRICS,
-            run=lambda request: _forecast(request, prepare),
+            run=_forecast,
             groups=GROUPS,
         ),
         Protocol(
@@ -80,7 +70,7 @@ def protocols(prepare: Prepare) -> tuple[Protocol, ...]:
             },
             arms=EFFECT_ARMS,
             metrics=EFFECT_METRICS,
-            run=lambda request: _counterfactual(request, prepare),
+            run=_counterfactual,
         ),
     )
 
@@ -91,15 +81,15 @@ def histories_of(data: object) -> list[History]:
     return [History.from_episodes(SCHEMA, [store.episode(i)]) for i in store.episodes_of("default/fit")]
 
 
-def _forecast(request: Request, prepare: Prepare) -> Sequence[Row]:
+def _forecast(request: Request) -> Sequence[Row]:
     arms = request.arms or FORECAST_ARMS
     config = ForecastConfig(days=5, fit_days=3) if request.quick else ForecastConfig()
-    recipe = QUICK if request.quick else FULL
+    recipe, parts = recipe_of(request), prepare_all(request)
     names = NAMES | Names(frozenset(FORECAST_ARMS), frozenset(GROUPS), frozenset(FORECAST_METRICS))
     samples = Samples(request.seeds, names)
     patients = load_patients(subjects_of(request.subjects if request.subjects else 3 if request.quick else None))
     for seed in request.seeds:
-        made = prepare(request, seed, recipe)
+        made = parts[seed]
         record = record_therapy(patients, config, seed)
         linear = LinearConfig(grid=MODEL.grid, seed=seed)
         makers: dict[str, Callable[[], Arm]] = {
@@ -137,15 +127,15 @@ def _add_forecast(samples: Samples, arm: str, seed: int, found: ForecastScores) 
             samples.add(arm, metric, seed, found.subjects, found.covered[:, column], groups)
 
 
-def _counterfactual(request: Request, prepare: Prepare) -> Sequence[Row]:
+def _counterfactual(request: Request) -> Sequence[Row]:
     arms = request.arms or EFFECT_ARMS
     therapy = ForecastConfig(days=5, fit_days=3) if request.quick else CounterfactualConfig().therapy
     config = CounterfactualConfig(therapy=therapy, states=4) if request.quick else CounterfactualConfig()
-    recipe = QUICK if request.quick else FULL
+    parts = prepare_all(request)
     wanted = subjects_of(request.subjects if request.subjects else 3 if request.quick else 21)
     pooled: dict[tuple[str, int], list[tuple[int, Branches, np.ndarray]]] = {}
     for seed in request.seeds:
-        made = prepare(request, seed, recipe)
+        made = parts[seed]
         branches = branch_out(record_therapy(load_patients(wanted), config.therapy, seed), MODEL.grid, config, seed)
         makers = _effects(made, config, seed)
         for arm in arms:
@@ -155,8 +145,8 @@ def _counterfactual(request: Request, prepare: Prepare) -> Sequence[Row]:
             for minutes in config.minutes:
                 pooled.setdefault((arm, minutes), []).append((seed, branches, predicted))
     rows: list[Row] = []
-    for (arm, minutes), parts in pooled.items():
-        by_seed = [compare(branches, predicted, minutes) for _, branches, predicted in parts]
+    for (arm, minutes), found_parts in pooled.items():
+        by_seed = [compare(branches, predicted, minutes) for _, branches, predicted in found_parts]
         total = by_seed[0]
         for part in by_seed[1:]:
             total = total + part

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from foreworld.domains.treatment import forecast_protocol
+from foreworld.domains.treatment import forecast_protocol, guardrail_protocol
 from foreworld.domains.treatment.closed_loop import (
     ARMS,
     Job,
@@ -22,46 +19,14 @@ from foreworld.domains.treatment.closed_loop import (
 )
 from foreworld.domains.treatment.metrics import UNITS
 from foreworld.domains.treatment.parallel import run_all
-from foreworld.domains.treatment.prepare import FULL, QUICK, Recipe, prepare
+from foreworld.domains.treatment.prepare import FULL
+from foreworld.domains.treatment.prepared import GROUPS, prepare_all
 from foreworld.domains.treatment.scenario import ScenarioConfig
 from foreworld.evidence.protocol import Protocol, Request
 from foreworld.evidence.rows import NAMES, Names, Row
 from foreworld.evidence.samples import Samples
 
-GROUPS = ("all", "unseen", "adult", "adolescent", "child")
 LOOP_METRICS = (*UNITS, "cpu_ms_per_decision", "refusals", "train_cpu_seconds")
-
-
-def models_folder() -> Path:
-    """Where prepared models are kept for reuse: `runs/models`, or `$FOREWORLD_RUNS/models`."""
-    return Path(os.environ.get("FOREWORLD_RUNS", "runs")) / "models"
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """The trained parts of one seed.
-
-    Attributes:
-        model: Checkpoint folder with its calibration.
-        data: Store that linear models are fitted on.
-        cpu_seconds: That data, training and calibration took; NaN where the model was given.
-    """
-
-    model: Path
-    data: Path
-    cpu_seconds: float
-
-
-def prepare_seed(
-    request: Request, seed: int, recipe: Recipe, report: Callable[[str], None] = lambda line: None
-) -> Prepared:
-    """The model given, or one trained for this seed; a finished one is reused."""
-    folder = models_folder() / recipe.key(seed)
-    data = request.data or folder / "data"
-    if request.model is not None:
-        return Prepared(request.model, data, float("nan"))
-    _, spent = prepare(folder, recipe, seed=seed, data=request.data, report=report)
-    return Prepared(folder / "model", data, spent)
 
 
 def _closed_loop(name: str, config: LoopConfig) -> Callable[[Request], Sequence[Row]]:
@@ -92,11 +57,10 @@ def run_loop(
     if request.quick:
         config = config.model_copy(update={"days": 1, "burn_in": 0})
     subjects = subjects_of(request.subjects if request.subjects else 4 if request.quick else None)
-    recipe = QUICK if request.quick else FULL
     samples = Samples(request.seeds, NAMES | Names(frozenset(ARMS), frozenset(GROUPS), frozenset(LOOP_METRICS)))
-    jobs = []
+    jobs, parts = [], prepare_all(request, report) if {"foreworld", "arx"} & set(arms) else {}
     for seed in request.seeds:
-        made = prepare_seed(request, seed, recipe, report) if {"foreworld", "arx"} & set(arms) else None
+        made = parts.get(seed)
         for arm in arms:
             job = Job(arm, seed, subjects, config, made.model if made else None, made.data if made else None)
             jobs.append(job)
@@ -130,6 +94,19 @@ PROTOCOLS: dict[str, Protocol] = {
             run=_closed_loop("treatment/t1d-announced", ANNOUNCED),
             groups=GROUPS,
         ),
-        *forecast_protocol.protocols(prepare_seed),
+        Protocol(
+            name="treatment/guardrails",
+            version=1,
+            description=(
+                "Claimed risk of the guardrails against what plans chosen in closed loop really led to, carried out "
+                "open-loop; unseen patients."
+            ),
+            settings=guardrail_protocol.SETTINGS | {"recipe": FULL.model_dump(mode="json")},
+            arms=("foreworld",),
+            metrics=guardrail_protocol.METRICS,
+            run=guardrail_protocol.run,
+            groups=GROUPS,
+        ),
+        *forecast_protocol.protocols(),
     )
 }

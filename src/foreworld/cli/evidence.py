@@ -1,0 +1,155 @@
+"""Commands that give evidence: `demo` and `evaluate`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from foreworld.cli.output import heartbeat, note, say
+from foreworld.errors import InputError
+
+if TYPE_CHECKING:
+    from foreworld.evidence.protocol import Protocol
+    from foreworld.evidence.rows import Evidence, Row
+
+
+def demo(*, out: Path | None = None, seed: int = 0, subjects: int | None = None, domain: str = "treatment") -> None:
+    """Learn a model of patients, plan for patients that it never saw, and write a report; prints its path last.
+
+    Collect, train, calibrate, evaluate: minutes on two cores. Nothing is opened and nothing is downloaded.
+
+    Example: `foreworld demo --seed 1`
+
+    Args:
+        out: Folder of the run; a new one under runs/ if not given. A folder of an interrupted run is gone on with.
+        seed: Of data, model and patients' days.
+        subjects: Evaluate at most so many patients.
+        domain: Whose demo.
+    """
+    from foreworld.evidence.domain import load_domain
+
+    found = load_domain(domain)
+    if found.demo is None:
+        raise InputError(f"domain {domain!r} has no demo")
+    folder = out or Path("runs") / f"demo-{time.strftime('%Y%m%d-%H%M%S')}-{seed}"
+    note(f"demo in {folder}; after an interruption go on with: foreworld demo --out {folder} --seed {seed}")
+    report = found.demo(folder, seed=seed, subjects=subjects, report=note)
+    say(str(report))
+
+
+def evaluate(
+    protocol: str,
+    *,
+    arms: str | None = None,
+    model: Path | None = None,
+    data: Path | None = None,
+    seeds: str = "0,1,2",
+    subjects: int | None = None,
+    quick: Annotated[bool, Parameter(negative=())] = False,
+    json: str | None = None,
+    report: Path | None = None,
+) -> None:
+    """Run an experiment, train what is not given, and print its table.
+
+    Example: `foreworld evaluate treatment/forecast --quick --seeds 0 --json runs/forecast.json`
+
+    Args:
+        protocol: DOMAIN/PROTOCOL, such as treatment/t1d-announced; an unknown name lists those there are.
+        arms: Which arms, with commas; all of the protocol's if not given.
+        model: A trained and calibrated model's folder, instead of training one for each seed.
+        data: A store to learn from, instead of collecting one.
+        seeds: Seeds, with commas; a seed is data, initialisation and environment at once.
+        subjects: At most so many subjects.
+        quick: A smoke run under a minute, whose figures mean nothing.
+        json: Also write the figures to this file; `-` prints nothing but JSON on standard output.
+        report: Also write a page, report.html, into this folder.
+    """
+    from foreworld.evidence.protocol import Request
+
+    if json is not None and json != "-":
+        _writable(Path(json))
+    experiment = _protocol(protocol)
+    request = Request(_words(arms), _numbers(seeds), subjects, quick, model, data)
+    shown = ", ".join(request.arms or experiment.arms)
+    note(f"{experiment.name}: arms {shown}; seeds {seeds}{'; quick' if quick else ''}")
+    # A protocol's own words must not get between the lines of JSON.
+    with heartbeat(experiment.name), redirect_stdout(sys.stderr) if json == "-" else nullcontext():
+        evidence = experiment.evaluate(request)
+    if json == "-":
+        say(evidence.to_json())
+    else:
+        say(_tables(evidence))
+        if json is not None:
+            evidence.save(json)
+            note(f"figures in {json}")
+    if report is not None:
+        note(f"page in {_page(report, experiment, evidence, quick)}")
+
+
+def _protocol(name: str) -> Protocol:
+    from foreworld.evidence.domain import installed_domains, load_domain
+
+    domain, _, rest = name.partition("/")
+    if not rest:
+        raise InputError(
+            f"{name!r} is no protocol; write DOMAIN/PROTOCOL, with domain {', '.join(installed_domains())}"
+        )
+    found = {protocol.name: protocol for protocol in load_domain(domain).protocols.values()}
+    if name not in found:
+        raise InputError(f"domain {domain} has no protocol {name!r}; it has {', '.join(found) or 'none'}")
+    return found[name]
+
+
+def _words(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in text.split(",") if word.strip())
+    except ValueError:
+        raise InputError(f"seeds {text!r} are no whole numbers; write them with commas, such as 0,1,2") from None
+
+
+def _writable(path: Path) -> None:
+    """Fail before hours of work and not after them."""
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise InputError(f"cannot write the figures to {path}; give a file in a folder that exists")
+
+
+def _tables(evidence: Evidence) -> str:
+    groups = dict.fromkeys(row.group for row in evidence.rows)
+    return "\n\n".join(evidence.table(group) for group in groups)
+
+
+def _page(folder: Path, protocol: Protocol, evidence: Evidence, quick: bool) -> Path:
+    from foreworld.evidence.report import Page, Section, Table, write_page
+
+    sections = []
+    for group in dict.fromkeys(row.group for row in evidence.rows):
+        rows = [row for row in evidence.rows if row.group == group]
+        cells = [[row.arm, row.metric, *_figures(row), "%" if row.unit == "share" else row.unit] for row in rows]
+        caption = f"Group {group}; intervals of 95 %, n counts independent units."
+        sections.append(Section(group, [Table(("arm", "metric", "value", "interval", "n", "unit"), cells, caption)]))
+    facts = [
+        f"Version {evidence.version}, settings {evidence.hash[:12]}, seeds {', '.join(map(str, evidence.seeds))}.",
+        f"{evidence.machine}; {evidence.cpu_seconds:.0f} CPU seconds.",
+        *(["A smoke run: its figures mean nothing."] if quick else []),
+    ]
+    lead = f"{protocol.description} {' '.join(facts)}"
+    return write_page(folder / "report.html", Page(title=protocol.name, lead=lead, sections=sections))
+
+
+def _figures(row: Row) -> tuple[str, str | None, int | None]:
+    """Value, interval and n of a row, as a page shows them."""
+    from foreworld.evidence.report import number
+
+    interval = None
+    if row.low is not None and row.high is not None:
+        interval = f"{number(row.low, row.unit)} to {number(row.high, row.unit)}"
+    return number(row.value, row.unit), interval, row.n

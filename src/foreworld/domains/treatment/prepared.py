@@ -1,0 +1,64 @@
+"""Trained parts for the protocols: the model that was given, or one for each seed, made once and reused."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from foreworld.domains.treatment.parallel import run_all
+from foreworld.domains.treatment.prepare import FULL, QUICK, Recipe, prepare
+from foreworld.evidence.protocol import Request
+
+GROUPS = ("all", "unseen", "adult", "adolescent", "child")
+
+
+def models_folder() -> Path:
+    """Where prepared models are kept for reuse: `runs/models`, or `$FOREWORLD_RUNS/models`."""
+    return Path(os.environ.get("FOREWORLD_RUNS", "runs")) / "models"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The trained parts of one seed.
+
+    Attributes:
+        model: Checkpoint folder with its calibration.
+        data: Store that linear models are fitted on.
+        cpu_seconds: That data, training and calibration took; NaN where the model was given.
+    """
+
+    model: Path
+    data: Path
+    cpu_seconds: float
+
+
+def recipe_of(request: Request) -> Recipe:
+    """The recipe of a request: the full one, or the smoke run's."""
+    return QUICK if request.quick else FULL
+
+
+def prepare_all(request: Request, report: Callable[[str], None] = lambda line: None) -> dict[int, Prepared]:
+    """The trained parts of every seed; those still missing are made side by side.
+
+    Args:
+        request: Seeds, and the model or data that were given.
+        report: Takes a line at each stage.
+    """
+    jobs = [(request, seed) for seed in request.seeds]
+    if request.model is not None or request.quick:
+        return {seed: _prepare((request, seed)) for _, seed in jobs}
+    report(f"preparing {len(jobs)} models in {models_folder()} (those that are there are reused)")
+    return dict(zip(request.seeds, run_all(_prepare, jobs), strict=True))
+
+
+def _prepare(job: tuple[Request, int]) -> Prepared:
+    request, seed = job
+    recipe = recipe_of(request)
+    folder = models_folder() / recipe.key(seed)
+    data = request.data or folder / "data"
+    if request.model is not None:
+        return Prepared(request.model, data, float("nan"))
+    _, spent = prepare(folder, recipe, seed=seed, data=request.data, progress="none")
+    return Prepared(folder / "model", data, spent)

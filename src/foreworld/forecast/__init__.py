@@ -1,0 +1,1 @@
+"""Calibrated futures, and how far they may be trusted."""

@@ -1,0 +1,1 @@
+"""Planners: each searches in its own way, and all honour every guardrail."""
