@@ -7,7 +7,7 @@ from foreworld.conformance import check_planner
 from foreworld.conformance.toy import Needle, ToyObjective, select, toy_problem
 from foreworld.errors import InputError
 from foreworld.planning.plan import Plan
-from foreworld.planning.planners.base import uniforms
+from foreworld.planning.planners.base import judge, uniforms
 from foreworld.planning.planners.cem import CEMConfig, CEMPlanner
 from foreworld.planning.planners.exhaustive import ExhaustiveConfig, ExhaustivePlanner
 from foreworld.planning.planners.mppi import MPPIConfig, MPPIPlanner
@@ -126,3 +126,33 @@ def test_a_broken_subject_does_not_change_its_neighbour():
     for planner in PLANNERS.values():
         together, alone = planner.plan(problem), planner.plan(select(problem, torch.tensor([0])))
         torch.testing.assert_close(together.first[:1], alone.first, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("planner", "most"),
+    [
+        (CEMPlanner(CEMConfig(samples=16, iterations=10)), 0.02),
+        (CEMPlanner(CEMConfig(samples=16, iterations=10, keep=3, color=0.5)), 0.02),
+        # The mean of feasible candidates lies inside the feasible set, and the optimum on its edge.
+        (MPPIPlanner(MPPIConfig(samples=16, iterations=8)), 0.2),
+    ],
+)
+def test_refining_moves_towards_the_optimum(planner, most):
+    # Few samples an iteration, so that drawing at random is not good enough.
+    problem = toy_problem({"start": (5.0, 3.0, 8.0), "gain": (0.5, 0.4, -0.6)})
+    fine = ExhaustivePlanner(ExhaustiveConfig(levels=150)).plan(problem)
+    chosen = planner.plan(problem)
+    middle = judge(problem, problem.space.decode(torch.full((3, 1, 2, 1), 0.5)))
+    share = (chosen.chosen.cost - fine.chosen.cost) / (middle.cost - fine.chosen.cost)
+    assert float(share.max()) < most
+
+
+def test_an_infinite_reward_does_not_hide_the_rejected_alternative():
+    class Endless(ToyObjective):
+        def cost(self, forecast, actions, imagined):
+            cost = super().cost(forecast, actions, imagined)
+            return torch.where(actions[:, :, 0, 0] > 1.0, -torch.inf, cost - 10 * actions[:, :, 0, 0])
+
+    answer = CEMPlanner().plan(toy_problem({"start": (5.0,)}, objective=Endless(target=50.0)))[0]
+    assert isinstance(answer, Plan)
+    assert answer.rejected[0].guardrail == "cap" and 0.9 < float(answer.rejected[0].actions[0, 0]) <= 1.0

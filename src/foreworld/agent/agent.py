@@ -48,7 +48,8 @@ class Step:
         actions: [B, A] what to do now, raw units.
         actors: [B] index into `ACTORS`: who chose it.
         reasons: [B] why there was no plan, None where there was one.
-        verdicts: [B] of the independent checker on what the planner or recovery proposed; None without a checker.
+        verdicts: [B] of the independent checker on what was proposed first; where it refused, the next in the chain
+            of fallback and last resort acts. None without a checker.
         decisions: What the planner answered.
         guardrails: Names, in the order of `margins`.
         margins: [B, G] of what was chosen or came nearest.
@@ -74,21 +75,16 @@ class Step:
         acted = f"the {actor} does " + ", ".join(
             f"{name} {self.actions[i, k]:.3g}" for k, name in enumerate(self.decisions.problem.space.channels)
         )
-        if isinstance(answer, Refusal):
-            return Refusal(
-                reason,
-                answer.detail if reason == answer.reason else _DETAILS[reason],
-                answer.nearest,
-                answer.channels,
-                answer.margins,
-                acted,
-                answer.provenance,
-                answer.guardrails,
-            )
+        same = isinstance(answer, Refusal) and answer.reason == reason
+        why = answer.detail if isinstance(answer, Refusal) and same else _DETAILS[reason]
         verdict = self.verdicts[i]
-        why = _DETAILS[reason] if verdict is None or verdict.accepted else f"The checker: {verdict.explain()}."
+        if verdict is not None and not verdict.accepted:
+            # Only a plan that the planner vouched for was refused for nothing but this.
+            checked = f"The checker: {verdict.explain()}."
+            why = checked if isinstance(answer, Plan) and reason is Reason.no_safe_plan else f"{why} {checked}"
+        nearest = answer.nearest if isinstance(answer, Refusal) else answer.actions
         return Refusal(
-            reason, why, answer.actions, answer.channels, answer.margins, acted, answer.provenance, answer.guardrails
+            reason, why, nearest, answer.channels, answer.margins, acted, answer.provenance, answer.guardrails
         )
 
 
@@ -139,40 +135,33 @@ class Agent:
         """
         self.memory = Memory(self.forecaster.model.schema, subjects, statics)
         self.belief, self._previous = None, None
-        self._names = torch.tensor([subject_key(name) for name in subjects], dtype=torch.int64)
 
     @torch.no_grad()
     def decide(self, time: float, values: Mapping[str, np.ndarray]) -> Step:
-        """Perceive what is observed and announced at `time` (by channel [B]) and choose what to do now."""
-        memory = self._memory()
+        """Perceive what is observed and announced at `time` (by channel [B]) and choose what to do now.
+
+        If this raises, the agent is as before and nothing counts as done: the caller may ask again.
+
+        Raises:
+            InputError: Time does not increase, or a value is wrong.
+            SchemaError: A channel is missing.
+            AuditError: The decision could not be recorded.
+        """
+        memory, before = self._memory(), (self.belief, self._previous)
         memory.see(time, values)
-        self._perceive()
-        belief = self.belief
-        assert belief is not None
-        history = memory.history()
-        settings = self.configurator.configure(self.task, memory)
-        space = self.task.space(self.forecaster.model.config.grid, history)
-        suggestions = self.task.suggestions(space, history)
-        if self._previous is not None:
-            shifted = torch.cat([self._previous[:, 1:2], self._previous[:, 1:]], dim=1)
-            suggestions = torch.cat([suggestions, self._previous[:, None], shifted[:, None]], dim=1)
-        keys = self._names + 104729 * self.seed + 7 * round(time)
-        problem = Problem(
-            self.forecaster,
-            self.forecaster.begin(belief),
-            self.task.objective(settings.profile),
-            tuple(self.task.guardrails),
-            space,
-            history,
-            keys,
-            suggestions,
-        )
-        step = self.resolve(problem, settings.stale)
+        try:
+            self._perceive()
+            problem, stale = self._pose(time)
+            step = self.resolve(problem, stale)
+            if self.recorder is not None:
+                step = replace(step, head=self.recorder.append(time, self, problem, stale, step))
+        except BaseException:
+            memory.forget()
+            self.belief, self._previous = before
+            raise
         self._previous = step.decisions.chosen.blocks[:, 0]
-        self._remember(time, belief, step)
+        self._remember(time, problem.imagined.belief, step)
         memory.act(step.actions)
-        if self.recorder is not None:
-            step = replace(step, head=self.recorder.append(time, self, problem, settings.stale, step))
         return step
 
     @torch.no_grad()
@@ -205,6 +194,29 @@ class Agent:
         return Step(proposed, actors, tuple(reasons), tuple(verdicts), decisions, names, margins.double().numpy())
 
     # --- parts -------------------------------------------------------------------------------------------------
+
+    def _pose(self, time: float) -> tuple[Problem, np.ndarray]:
+        """The planning problem of this moment, and [B] whether data are too old for a plan."""
+        memory, belief = self._memory(), self.belief
+        assert belief is not None
+        history = memory.history()
+        settings = self.configurator.configure(self.task, memory)
+        space = self.task.space(self.forecaster.model.config.grid, history)
+        suggestions = self.task.suggestions(space, history)
+        if self._previous is not None:
+            shifted = torch.cat([self._previous[:, 1:2], self._previous[:, 1:]], dim=1)
+            suggestions = torch.cat([suggestions, self._previous[:, None], shifted[:, None]], dim=1)
+        problem = Problem(
+            self.forecaster,
+            self.forecaster.begin(belief),
+            self.task.objective(settings.profile),
+            tuple(self.task.guardrails),
+            space,
+            history,
+            keys_of(memory.subjects, self.seed, time),
+            suggestions,
+        )
+        return problem, settings.stale
 
     def _memory(self) -> Memory:
         if self.memory is None:
@@ -242,9 +254,11 @@ class Agent:
             if verdict.accepted:
                 continue
             reasons[i] = reasons[i] or Reason.no_safe_plan
-            actors[i], proposed[i] = ACTORS.index(Actor.fallback), fallback[i]
-            if not checker.check(measured, dict(zip(channels, map(float, proposed[i]), strict=True))).accepted:
-                actors[i], proposed[i] = ACTORS.index(Actor.last_resort), last[i]
+            if actors[i] != ACTORS.index(Actor.fallback):
+                actors[i], proposed[i] = ACTORS.index(Actor.fallback), fallback[i]
+                if checker.check(measured, dict(zip(channels, map(float, proposed[i]), strict=True))).accepted:
+                    continue
+            actors[i], proposed[i] = ACTORS.index(Actor.last_resort), last[i]
         return verdicts
 
     def _remember(self, time: float, belief: Believed, step: Step) -> None:
@@ -264,6 +278,12 @@ def measured_of(schema: Schema, history: History, i: int) -> Measured:
 
     statics = {name: float(value) for name, value in of(Role.static).items()}
     return Measured(history.times[i].numpy(), of(Role.observation), of(Role.action), of(Role.exogenous), statics)
+
+
+def keys_of(subjects: Sequence[str], seed: int, time: float) -> torch.Tensor:
+    """[B] int64: the random key of each subject's candidates at a moment."""
+    names = torch.tensor([subject_key(name) for name in subjects], dtype=torch.int64)
+    return names + 104729 * seed + 7 * round(time)
 
 
 def subject_key(name: str) -> int:

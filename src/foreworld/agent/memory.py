@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from foreworld.episodes.schema import Role, Schema
+from foreworld.episodes.schema import Channel, Role, Schema
 from foreworld.errors import InputError, SchemaError
 from foreworld.model.belief import History
 from foreworld.model.interface import Believed
@@ -60,14 +60,13 @@ class Memory:
         missing = [c.name for c in schema.by_role(Role.static) if c.name not in statics]
         if missing:
             raise SchemaError(f"static channel {missing[0]} is missing; schema {schema.name} needs it")
-        for channel in schema.by_role(Role.static):
-            channel.check(np.asarray(statics[channel.name]), where="of the statics")
-        self.statics = {c.name: np.asarray(statics[c.name]) for c in schema.by_role(Role.static)}
-        self._seen_names = [c.name for c in schema.channels if c.role in (Role.observation, Role.exogenous)]
-        self._action_names = list(schema.names(Role.action))
+        self.statics = {c.name: self._whole(c, statics[c.name], "of the statics") for c in schema.by_role(Role.static)}
+        self._seen_channels = [c for c in schema.channels if c.role in (Role.observation, Role.exogenous)]
+        self._actions = schema.by_role(Role.action)
         self._times: deque[float] = deque(maxlen=steps + 1)
-        self._seen: dict[str, deque[np.ndarray]] = {n: deque(maxlen=steps + 1) for n in self._seen_names}
-        self._done: dict[str, deque[np.ndarray]] = {n: deque(maxlen=steps) for n in self._action_names}
+        self._seen: dict[str, deque[np.ndarray]] = {c.name: deque(maxlen=steps + 1) for c in self._seen_channels}
+        self._done: dict[str, deque[np.ndarray]] = {c.name: deque(maxlen=steps + 1) for c in self._actions}
+        self._awaits_action = False
         self.decisions: deque[Remembered] = deque(maxlen=decisions)
 
     def __len__(self) -> int:
@@ -75,37 +74,104 @@ class Memory:
         return len(self._times)
 
     def see(self, time: float, values: Mapping[str, np.ndarray]) -> None:
-        """Add what is observed and announced now: by channel [B], NaN where missing.
+        """Add what is observed and announced now: by channel [B]; an observation is NaN where it is missing.
 
         Raises:
-            InputError: Time does not increase, or a value is out of its channel's bounds.
+            InputError: Time does not increase, a value is out of its channel's bounds, an announced amount is missing,
+                or nothing was said of what was done since the moment before. Nothing is added then.
             SchemaError: A channel is missing.
         """
+        if not np.isfinite(time):
+            raise InputError(f"time is {time}; give a finite number in {self.schema.time_unit}")
         if self._times and time <= self._times[-1]:
             raise InputError(f"time goes backwards: {time:g} after {self._times[-1]:g}; observations come in order")
+        if self._awaits_action:
+            raise InputError(f"nothing was said of what was done at time {self._times[-1]:g}; give it to `act` first")
         arrays = {}
-        for name in self._seen_names:
-            if name not in values:
-                raise SchemaError(f"channel {name} is missing at time {time:g}; give NaN where nothing was measured")
-            arrays[name] = np.asarray(values[name], dtype=np.float64)
-            if arrays[name].shape[0] != len(self.subjects):
-                raise InputError(f"channel {name} has {arrays[name].shape[0]} values for {len(self.subjects)} subjects")
-            self.schema[name].check(arrays[name], where=f"at time {time:g}")
+        for channel in self._seen_channels:
+            if channel.name not in values:
+                raise SchemaError(
+                    f"channel {channel.name} is missing at time {time:g}; give NaN where nothing was measured"
+                )
+            where = f"at time {time:g}"
+            array = np.asarray(values[channel.name])
+            if array.dtype.kind in "fiub":
+                array = array.astype(np.float64)
+            if channel.role is Role.exogenous:
+                arrays[channel.name] = self._whole(channel, array, where)
+            else:
+                arrays[channel.name] = self._checked(channel, array, where)
         self._times.append(time)
         for name, array in arrays.items():
             self._seen[name].append(array)
+        self._awaits_action = True
+
+    def forget(self) -> None:
+        """Take back the last `see`, to which no action was added: what followed from it failed."""
+        if not self._awaits_action:
+            raise InputError("there is no moment without an action to forget")
+        self._times.pop()
+        for kept in self._seen.values():
+            kept.pop()
+        self._awaits_action = False
 
     def act(self, action: np.ndarray) -> None:
-        """Add what is done now: [B, A] raw units."""
-        for i, name in enumerate(self._action_names):
-            self._done[name].append(np.asarray(action[:, i], dtype=np.float64))
+        """Add what is done now: [B, A] raw units.
+
+        Raises:
+            InputError: The shape is wrong, an amount is missing or out of its channel's bounds, or no moment was seen
+                that it belongs to.
+        """
+        if not self._awaits_action:
+            raise InputError("an action belongs to a moment that was seen; call `see` before `act`")
+        done = np.array(action, dtype=np.float64)
+        if done.shape != (len(self.subjects), len(self._actions)):
+            raise InputError(
+                f"actions have shape {done.shape}; expected ({len(self.subjects)}, {len(self._actions)}): "
+                "one row a subject, one column an action channel"
+            )
+        where = f"at time {self._times[-1]:g}"
+        columns = [self._whole(channel, done[:, i], where) for i, channel in enumerate(self._actions)]
+        for channel, column in zip(self._actions, columns, strict=True):
+            self._done[channel.name].append(column)
+        self._awaits_action = False
+
+    def _checked(self, channel: Channel, values: object, where: str) -> np.ndarray:
+        """A copy of one value a subject, within the channel's bounds."""
+        array = np.array(values)
+        if array.shape != (len(self.subjects), *channel.shape):
+            raise InputError(
+                f"channel {channel.name} {where} has shape {array.shape}; expected "
+                f"{(len(self.subjects), *channel.shape)}: one value a subject"
+            )
+        channel.check(array, where=where)
+        return array
+
+    def _whole(self, channel: Channel, values: object, where: str) -> np.ndarray:
+        """The same for a channel that cannot be missing."""
+        array = self._checked(channel, values, where)
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            subject = self.subjects[int(np.flatnonzero(np.isnan(array.reshape(len(array), -1)).any(1))[0])]
+            raise InputError(
+                f"channel {channel.name} of {subject} {where} is NaN; only an observation may be missing"
+                + (f", give 0 {channel.unit} where nothing was announced" if channel.role is Role.exogenous else "")
+            )
+        return array
 
     def arrays(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Times [T] and values by channel: observed and announced [B, T], done [B, T - 1], statics [B]."""
+        """Times [T] and values by channel: observed and announced [B, T], done [B, T - 1], statics [B].
+
+        Raises:
+            InputError: Nothing was seen yet.
+        """
         moments, size = len(self._times), len(self.subjects)
+        if not moments:
+            raise InputError("nothing was seen yet; call `see` first")
         values = {name: np.stack(list(kept), axis=1) for name, kept in self._seen.items()}
         for name, kept in self._done.items():
-            acts = list(kept)[-(moments - 1) :] if moments > 1 else []
+            # What was done at the last moment leads beyond it, so it is no part of this past.
+            end = len(kept) - (not self._awaits_action)
+            acts = list(kept)[end - (moments - 1) : end]
             values[name] = np.stack(acts, axis=1) if acts else np.zeros((size, 0))
         return np.array(self._times), values | self.statics
 

@@ -6,9 +6,6 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from foreworld.errors import InputError
-from foreworld.forecast.conformal import conformal_quantile
-
 
 class NoveltyModel(BaseModel):
     """A Gaussian over contexts of the calibration data, and thresholds at a stated false-alarm rate.
@@ -64,38 +61,3 @@ def mahalanobis(contexts: Tensor, mean: Tensor, precision: Tensor) -> Tensor:
 def disagreement(means: Tensor, scale: Tensor) -> Tensor:
     """Spread of the members' means [E, ...] in units of the predicted scale [...]."""
     return means.std(dim=0, correction=0) / torch.clamp(scale, min=1e-6)
-
-
-def fit_novelty(
-    familiar: Tensor, contexts: Tensor, disagreements: Tensor, typical: Tensor, false_alarm: float
-) -> NoveltyModel:
-    """Thresholds that a fresh familiar state exceeds, either of them, with probability at most `false_alarm`.
-
-    Half of the rate goes to the distance and half to the disagreement, which is one score a state: its largest
-    ratio to the typical disagreement over all horizon points (split conformal, so `familiar` and `typical` must not
-    come from the states that calibrate).
-
-    Args:
-        familiar: [m, C] contexts that the Gaussian is fitted to.
-        contexts: [n, C] contexts of other subjects, which set the threshold on distance.
-        disagreements: [n, H] of the same states.
-        typical: [H] typical disagreement, positive; the shape of the threshold over the horizon.
-        false_alarm: In (0, 1).
-
-    Raises:
-        InputError: Too few states for the rate, or a typical disagreement is not positive.
-    """
-    if not (typical > 0).all():
-        raise InputError("a typical disagreement is not above 0; an ensemble of one member cannot disagree")
-    mean, precision = fit_gaussian(familiar)
-    distance = float(conformal_quantile(mahalanobis(contexts, mean, precision), false_alarm / 2))
-    ratio = float(conformal_quantile((disagreements / typical).amax(-1), false_alarm / 2))
-    if not (distance < torch.inf and ratio < torch.inf):
-        raise InputError(f"{len(contexts)} states are too few for a false-alarm rate of {false_alarm}; give more")
-    return NoveltyModel(
-        mean=tuple(mean.tolist()),
-        precision=tuple(tuple(row) for row in precision.tolist()),
-        distance=distance,
-        disagreement=tuple((ratio * typical).tolist()),
-        false_alarm=false_alarm,
-    )

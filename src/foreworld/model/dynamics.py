@@ -10,7 +10,7 @@ cannot be predicted to act the wrong way round.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -23,8 +23,8 @@ from foreworld.model.ensemble import EnsembleLinear
 RESPONSE_SCALE = 0.03
 # Brings the summed responses to announced events to about the size of the other inputs.
 EXOGENOUS_SCALE = 0.1
-# Where a saturating response curve levels off, in normalised units.
-SATURATION = 4.0
+# Where saturating response curves level off at first, in normalised units; training moves them.
+SATURATION = (1.0, 4.0)
 
 
 class HorizonGrid(BaseModel):
@@ -107,7 +107,7 @@ class Prepared:
 
     Attributes:
         context: [B, C].
-        baseline: [E, B, P, 2 Q + F].
+        baseline: [E, B, P, 2 Q + F], or [E, B, P, 2 Q] where the self-supervised block is left out.
         gains: [E, B, P, Q, A * J] of the response curves, with their signs.
         weights: [E, B, A, K, J] mixture of the impulse responses.
         responses: [K, P, H] impulse responses at the points asked for.
@@ -131,6 +131,10 @@ class Prepared:
             self.responses,
             self.last[index],
         )
+
+    def readable(self, quantities: int) -> Prepared:
+        """Without the self-supervised block, which nobody reads while planning and which is most of the numbers."""
+        return replace(self, baseline=self.baseline[..., : 2 * quantities].contiguous())
 
 
 class ResponseDynamics(nn.Module):
@@ -182,6 +186,8 @@ class ResponseDynamics(nn.Module):
         self.baseline = EnsembleLinear(members, width, 2 * quantities + latent, gain=0.3)
         self.gains = EnsembleLinear(members, width, quantities * actions * curves, gain=0.3)
         self.mixture = EnsembleLinear(members, context, actions * kernels * curves, gain=0.3)
+        levels = torch.linspace(math.log(SATURATION[0]), math.log(SATURATION[1]), curves - (curves + 1) // 2)
+        self.levels = nn.Parameter(levels.expand(members, -1).clone())
         self.to_latent = nn.Parameter(torch.randn(members, actions * curves, latent) * 0.02)
 
     def prepare(self, context: Tensor, exogenous: Tensor | None, points: Tensor | None = None) -> Prepared:
@@ -224,7 +230,7 @@ class ResponseDynamics(nn.Module):
 
         Returns:
             [E, B, S, P, 2 Q + F]: changes of the quantities in units of their typical size, their log scales, and
-            the self-supervised block.
+            the self-supervised block, unless `prepared` is without it (`Prepared.readable`).
         """
         (batch, samples), members = actions.shape[:2], self.members
         responses, curves, q = prepared.responses, self.curves, self.quantities
@@ -234,10 +240,13 @@ class ResponseDynamics(nn.Module):
         effect = effect.reshape(1, batch, self.actions, samples * horizon, self.kernels)
         drive = torch.matmul(effect, prepared.weights)
         half = (curves + 1) // 2
-        drive = torch.cat([drive[..., :half], SATURATION * torch.tanh(drive[..., half:] / SATURATION)], dim=-1)
+        level = self.levels.exp()[:, None, None, None, :]
+        drive = torch.cat([drive[..., :half], level * torch.tanh(drive[..., half:] / level)], dim=-1)
         drive = drive.reshape(members, batch, self.actions, samples, horizon, curves)
         changed = drive.permute(0, 1, 3, 4, 2, 5).flatten(-2)
         moved = torch.matmul(changed.transpose(2, 3), prepared.gains.transpose(-1, -2)).transpose(2, 3)
-        hidden = torch.einsum("ebshc,ecf->ebshf", changed, self.to_latent)
         baseline = prepared.baseline[:, :, None].expand(-1, -1, samples, -1, -1)
-        return torch.cat([baseline[..., :q] + moved, baseline[..., q : 2 * q], baseline[..., 2 * q :] + hidden], dim=-1)
+        parts = [baseline[..., :q] + moved, baseline[..., q : 2 * q]]
+        if baseline.shape[-1] > 2 * q:
+            parts.append(baseline[..., 2 * q :] + torch.einsum("ebshc,ecf->ebshf", changed, self.to_latent))
+        return torch.cat(parts, dim=-1)

@@ -210,15 +210,14 @@ class WorldModel(nn.Module):
             Latents [E, B, S, H, 2 Q + F]: predicted quantities (normalised), their log scales, and the
             self-supervised block.
         """
-        return self.respond(self.prepare(belief, exogenous, points), actions, points)
+        return self.respond(self._prepare(belief, exogenous, points), actions, points)
 
     def prepare(self, belief: Belief, exogenous: Tensor | None = None, points: Tensor | None = None) -> Prepared:
-        """What of `predict` does not depend on the actions; a planner asks for it once."""
-        prepared = self.dynamics.prepare(self.context(belief), exogenous, points)
-        return replace(prepared, last=belief.last)
+        """What of `predict` does not depend on the actions; a planner asks for it once, for what can be read."""
+        return self._prepare(belief, exogenous, points).readable(len(self.quantities))
 
     def respond(self, prepared: Prepared, actions: Tensor, points: Tensor | None = None) -> Tensor:
-        """The rest of `predict`: latents [E, B, S, H, 2 Q + F] of candidates [B, S, H, A]."""
+        """The rest of `predict`: latents [E, B, S, H, 2 Q] of candidates [B, S, H, A], ready to be read."""
         out = self.dynamics.respond(prepared, actions)
         size = self.sizes if points is None else self.sizes[points]
         q = len(self.quantities)
@@ -246,6 +245,10 @@ class WorldModel(nn.Module):
         return self._normalise(self.features.exogenous, belief, exogenous)
 
     # --- parts -------------------------------------------------------------------------------------------------
+
+    def _prepare(self, belief: Belief, exogenous: Tensor | None, points: Tensor | None) -> Prepared:
+        """With the self-supervised block."""
+        return replace(self.dynamics.prepare(self.context(belief), exogenous, points), last=belief.last)
 
     def _normalise(self, channels: tuple[object, ...], belief: Belief, raw: Tensor) -> Tensor:
         f = self.features

@@ -26,6 +26,11 @@ from foreworld.model.world_model import WorldModel
 from foreworld.planning.guardrail import StateGuardrail
 
 
+# Bands and guardrails speak about ordinary people on ordinary therapy: those that the model is trained on are drawn
+# wider and treated more wildly, so that it has seen more than it will be asked about, and would give bands too wide.
+ORDINARY = CollectConfig(spread=0.25, pause=0.0, missed=0.0, extra=0.0, dose_error=0.0)
+
+
 class CalibrateConfig(BaseModel):
     """How a forecaster is calibrated.
 
@@ -37,7 +42,7 @@ class CalibrateConfig(BaseModel):
         every: Steps between two branched decisions.
         coverage: Of the display bands.
         false_alarm: Of novelty.
-        collect: The therapy of the logged data.
+        collect: Who, and on what therapy.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,7 +54,7 @@ class CalibrateConfig(BaseModel):
     every: int = Field(default=11, ge=1)
     coverage: float = Field(default=0.9, gt=0, lt=1)
     false_alarm: float = Field(default=0.01, gt=0, lt=1)
-    collect: CollectConfig = CollectConfig()
+    collect: CollectConfig = ORDINARY
 
 
 def visits(

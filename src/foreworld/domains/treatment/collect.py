@@ -42,10 +42,10 @@ class CollectConfig(BaseModel):
         meals: Shares of the people who eat by each plan, so that no protocol's meals are foreign to the model.
         basal_low: Least factor on the profile basal.
         basal_high: Greatest factor.
-        pause: Share of basal segments without insulin, half an hour to two hours long.
+        pause: Share of basal segments without insulin, half an hour to four hours long.
         dose_error: Standard deviation of the logarithm of each bolus.
         missed: Share of boluses that are forgotten.
-        corrections: Correction boluses a day at unplanned times, while glucose is high.
+        extra: Boluses a day at unplanned times, of 0.2 to 2 hours of basal, whatever glucose is.
         exact_log: Whether the log holds grams truly eaten; otherwise those announced.
     """
 
@@ -60,8 +60,8 @@ class CollectConfig(BaseModel):
     basal_high: float = Field(default=1.5, ge=0)
     pause: float = Field(default=0.18, ge=0, le=1)
     dose_error: float = Field(default=0.25, ge=0)
-    missed: float = Field(default=0.05, ge=0, le=1)
-    corrections: float = Field(default=2.0, ge=0)
+    missed: float = Field(default=0.1, ge=0, le=1)
+    extra: float = Field(default=1.5, ge=0)
     exact_log: bool = False
 
 
@@ -93,9 +93,11 @@ class LoggedTherapy:
         bolus = np.where(seen.announced > 0.0, seen.announced / patients.cr + correction, 0.0)
         bolus *= np.exp(config.dose_error * draw.standard_normal(size) - config.dose_error**2 / 2)
         bolus *= draw.random(size) >= config.missed
-        extra = (draw.random(size) < config.corrections * STEP_MINUTES / 1440.0) & (glucose > 140.0)
-        bolus += extra * (glucose - 110.0) / patients.cf * draw.uniform(0.2, 0.8, size)
-        basal = basal_step(patients) * self._factor * (glucose >= 80.0)
+        # What is done at unplanned times must not depend on glucose: a model that is told the insulin to come would
+        # read the glucose to come from it, and take the insulin's own effect for smaller than it is.
+        extra = draw.random(size) < config.extra * STEP_MINUTES / 1440.0
+        bolus += extra * patients.basal * draw.uniform(0.2, 2.0, size)
+        basal = basal_step(patients) * self._factor
         result: FloatArray = np.minimum(basal + np.maximum(bolus, 0.0), dose_cap(patients))
         return result
 
@@ -106,11 +108,13 @@ class LoggedTherapy:
         boosted = (kind >= config.pause) & (kind < 1.67 * config.pause)
         factor = draw.uniform(config.basal_low, config.basal_high, size)
         factor = np.where(paused, 0.0, np.where(boosted, config.basal_high + factor, factor))
-        short = draw.integers(30 // STEP_MINUTES, 120 // STEP_MINUTES, size)
+        paused_for = draw.integers(30 // STEP_MINUTES, 240 // STEP_MINUTES, size)
+        boosted_for = draw.integers(30 // STEP_MINUTES, 120 // STEP_MINUTES, size)
         long = draw.integers(120 // STEP_MINUTES, 360 // STEP_MINUTES, size)
         over = self._left <= 0
         self._factor = np.where(over, factor, self._factor)
-        self._left = np.where(over, np.where(paused | boosted, short, long), self._left - 1)
+        held = np.where(paused, paused_for, np.where(boosted, boosted_for, long))
+        self._left = np.where(over, held, self._left - 1)
 
 
 def cohort(

@@ -22,7 +22,7 @@ UNITS = {
     "time_above_180": "share",
     "time_above_250": "share",
     "mean_glucose": "mg/dL",
-    "cv": "share",
+    "cv": "ratio",
     "lbgi": "index",
     "hbgi": "index",
     "gri": "index",

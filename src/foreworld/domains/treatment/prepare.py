@@ -104,8 +104,7 @@ def prepare(
         report(f"calibrating on {recipe.calibrate.subjects} other virtual people")
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        config = recipe.calibrate.model_copy(update={"collect": recipe.collect})
-        calibration = calibrate(load(model_folder), config, seed=seed, report=report)
+        calibration = calibrate(load(model_folder), recipe.calibrate, seed=seed, report=report)
         torch.set_num_threads(threads)
         save_calibration(model_folder, calibration)
         spent = float(extra.get("cpu_seconds", 0.0)) + cpu_seconds() - began

@@ -42,8 +42,8 @@ FALLBACK = Fallback()
 class GlucoseObjective(Objective):
     """Quadratic costs of predicted glucose above and below a zone, over the whole horizon.
 
-    Terms: `high`, `low` (dimensionless), and `insulin`, a small cost of moving away from the profile basal that
-    decides between plans which the forecast cannot tell apart.
+    Terms: `high`, `low` (dimensionless), and `insulin`, a small cost of large doses that decides between plans
+    which the forecast cannot tell apart.
     """
 
     names = ("high", "low", "insulin")
