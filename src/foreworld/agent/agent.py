@@ -17,7 +17,7 @@ import torch
 from foreworld.agent.check import Checker, Measured, Verdict
 from foreworld.agent.configurator import Configurator
 from foreworld.agent.memory import Memory, Remembered
-from foreworld.agent.record import Recorder
+from foreworld.agent.record import Recorder, keys_of
 from foreworld.episodes.schema import Role, Schema
 from foreworld.errors import InputError
 from foreworld.forecast.forecaster import Forecaster
@@ -76,7 +76,7 @@ class Step:
             f"{name} {self.actions[i, k]:.3g}" for k, name in enumerate(self.decisions.problem.space.channels)
         )
         same = isinstance(answer, Refusal) and answer.reason == reason
-        why = answer.detail if isinstance(answer, Refusal) and same else _DETAILS[reason]
+        why = answer.detail if isinstance(answer, Refusal) and same else self._why(i, reason)
         verdict = self.verdicts[i]
         if verdict is not None and not verdict.accepted:
             # Only a plan that the planner vouched for was refused for nothing but this.
@@ -87,9 +87,23 @@ class Step:
             reason, why, nearest, answer.channels, answer.margins, acted, answer.provenance, answer.guardrails
         )
 
+    def _why(self, i: int, reason: Reason) -> str:
+        if reason is not Reason.stale_data:
+            return _DETAILS[reason]
+        problem = self.decisions.problem
+        told = []
+        for name in problem.forecaster.model.quantities:
+            measured = np.flatnonzero(~np.isnan(problem.history.values[name][i].numpy()))
+            if not len(measured):
+                told.append(f"{name} was never measured")
+                continue
+            times = problem.history.times[i]
+            age = float(times[-1] - times[int(measured[-1])])
+            told.append(f"the last {name} is {age:g} {problem.forecaster.model.schema.time_unit} old")
+        return f"Data are too old or too few: {', '.join(told)}."
+
 
 _DETAILS = {
-    Reason.stale_data: "The last measurement is too old, or there is none.",
     Reason.no_safe_plan: "No candidate meets every guardrail.",
     Reason.novel_state: "This state is unlike what the model was trained on.",
     Reason.model_invalid: "The model's forecast is not finite.",
@@ -155,13 +169,13 @@ class Agent:
             step = self.resolve(problem, stale)
             if self.recorder is not None:
                 step = replace(step, head=self.recorder.append(time, self, problem, stale, step))
+            memory.act(step.actions)
         except BaseException:
             memory.forget()
             self.belief, self._previous = before
             raise
         self._previous = step.decisions.chosen.blocks[:, 0]
         self._remember(time, problem.imagined.belief, step)
-        memory.act(step.actions)
         return step
 
     @torch.no_grad()
@@ -264,9 +278,9 @@ class Agent:
     def _remember(self, time: float, belief: Believed, step: Step) -> None:
         chosen = step.decisions.chosen
         predicted = {name: mean[:, 0].numpy() for name, mean in chosen.forecast.mean.items()}
-        margins = {name: step.margins[:, k] for k, name in enumerate(step.guardrails)}
+        margins = {name: step.margins[:, k].copy() for k, name in enumerate(step.guardrails)}
         self._memory().decisions.append(
-            Remembered(time, belief, step.actions, predicted, margins, chosen.cost[:, 0].numpy())
+            Remembered(time, belief, step.actions.copy(), predicted, margins, chosen.cost[:, 0].numpy())
         )
 
 
@@ -278,17 +292,3 @@ def measured_of(schema: Schema, history: History, i: int) -> Measured:
 
     statics = {name: float(value) for name, value in of(Role.static).items()}
     return Measured(history.times[i].numpy(), of(Role.observation), of(Role.action), of(Role.exogenous), statics)
-
-
-def keys_of(subjects: Sequence[str], seed: int, time: float) -> torch.Tensor:
-    """[B] int64: the random key of each subject's candidates at a moment."""
-    names = torch.tensor([subject_key(name) for name in subjects], dtype=torch.int64)
-    return names + 104729 * seed + 7 * round(time)
-
-
-def subject_key(name: str) -> int:
-    """A stable number for a subject's name, for its random candidates."""
-    value = 2166136261
-    for byte in name.encode():
-        value = ((value ^ byte) * 16777619) & 0x7FFFFFFF
-    return value

@@ -58,7 +58,12 @@ def moments_of(
         first: Earliest moment.
         seed: Of the moments.
         known_future: Whether announced exogenous values after the moment are given to the model.
+
+    Raises:
+        InputError: Histories are too short, or of several lengths.
     """
+    if not bool((history.lengths == history.times.shape[1]).all()):
+        raise InputError("histories to calibrate on must be of one length; cut them to the shortest")
     last = history.times.shape[1] - model.config.grid.last - 1
     if last < first:
         raise InputError(
@@ -87,28 +92,56 @@ def moments_of(
 
 
 def fit_bands(moments: Moments, coverage: float) -> dict[str, tuple[float, ...]]:
-    """Half-widths in units of the predicted scale, by horizon: conformal quantiles of |error| / scale."""
+    """Half-widths in units of the predicted scale, by horizon: conformal quantiles of |error| / scale.
+
+    Raises:
+        InputError: Too few outcomes at a horizon point, or a forecast is not finite.
+    """
     bands = {}
     for name, mean in moments.mean.items():
+        measured = ~torch.isnan(moments.truth[name])
+        # A forecast that is NaN must not pass for an outcome that was not measured.
+        if not bool((torch.isfinite(mean) & torch.isfinite(moments.scale[name])).all()):
+            raise InputError(f"a forecast of {name} is not finite; check the model before calibrating it")
         score = (moments.truth[name] - mean).abs() / moments.scale[name]
-        mask = ~torch.isnan(score)
-        bands[name] = tuple(masked_quantiles(torch.nan_to_num(score), mask, 1.0 - coverage).tolist())
+        bands[name] = tuple(masked_quantiles(score, measured, 1.0 - coverage).tolist())
     return bands
 
 
-def fit_novelty(context: Tensor, spread: Tensor, false_alarm: float) -> NoveltyModel:
+def fit_novelty(
+    context: Tensor, spread: Tensor, false_alarm: float, subject: Tensor | np.ndarray | None = None
+) -> NoveltyModel:
     """Thresholds that familiar states exceed with probability `false_alarm` at most, half for each of the two signs.
 
     Args:
         context: [n, C] contexts of calibration subjects; half of them fit the Gaussian, the others the threshold.
-        spread: [n, H] disagreement there.
-        false_alarm: Stated rate.
+        spread: [n, H] disagreement there; its largest ratio to the usual one over all horizon points is one score.
+        false_alarm: Stated rate, in (0, 1).
+        subject: [n] index of the subject. With it no subject is in both halves, so that the rate is that of subjects
+            never seen; without it rows are exchangeable as they stand.
+
+    Raises:
+        InputError: Too few states for the rate, or a single subject.
     """
-    half = len(context) // 2
-    mean, precision = fit_gaussian(context[:half])
-    distance = float(conformal_quantile(mahalanobis(context[half:], mean, precision), false_alarm / 2))
-    usual = torch.quantile(spread[:half], 0.95, dim=0).clamp(min=1e-6)
-    factor = float(conformal_quantile((spread[half:] / usual).amax(1), false_alarm / 2))
+    if subject is None:
+        first = torch.arange(len(context)) < len(context) // 2
+    else:
+        owner = torch.as_tensor(subject)
+        everyone = torch.from_numpy(np.unique(owner.numpy()))
+        if len(everyone) < 2:
+            raise InputError("states of one subject cannot calibrate novelty; give more subjects")
+        first = torch.isin(owner, everyone[::2])
+    if int(first.sum()) < 2 or bool(first.all()):
+        raise InputError(f"{len(context)} states are too few to calibrate novelty; give more subjects or days")
+    mean, precision = fit_gaussian(context[first])
+    distance = float(conformal_quantile(mahalanobis(context[~first], mean, precision), false_alarm / 2))
+    usual = torch.quantile(spread[first], 0.95, dim=0).clamp(min=1e-6)
+    factor = float(conformal_quantile((spread[~first] / usual).amax(1), false_alarm / 2))
+    if not (np.isfinite(distance) and np.isfinite(factor)):
+        raise InputError(
+            f"{int((~first).sum())} states are too few for a false-alarm rate of {false_alarm:g}; "
+            "give more subjects or days"
+        )
     return NoveltyModel(
         mean=tuple(mean.tolist()),
         precision=tuple(tuple(row) for row in precision.tolist()),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel
 
 from foreworld import __version__
 from foreworld.agent import audit
@@ -16,6 +17,7 @@ from foreworld.episodes.schema import Schema
 from foreworld.errors import AuditError, InputError
 from foreworld.model.belief import Belief, History
 from foreworld.planning.planners.base import Problem
+from foreworld.planning.profile import Profile
 
 if TYPE_CHECKING:
     from foreworld.agent.agent import Agent, Step
@@ -50,9 +52,7 @@ class Recorder:
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             "model": self.model_hash,
-            "checker": agent.checker.digest if agent.checker is not None else "",
-            "profile": problem.objective.profile.model_dump(mode="json"),
-            "seed": agent.seed,
+            **_settings(agent, problem.objective.profile),
             "decision": decision_of(step),
         }
         return self.log.append(record, arrays)
@@ -81,28 +81,55 @@ def replay(folder: str | Path, agent: Agent, model_hash: str, *, head: str | Non
     """Recompute every decision of a log with this agent and compare bit for bit.
 
     Raises:
-        AuditError: The log is broken, was made by another model, or a decision differs.
+        AuditError: The log is broken, was made by another model, seed, profile, planner or checker, or a decision
+            differs.
     """
 
     def decide(record: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        lacking = sorted({"time", "subjects", "threads", "model", "seed"} - set(record))
+        if lacking:
+            raise AuditError(f"a decision of the log has no {lacking[0]}; it was not written by a Recorder")
+        at = f"the decision at time {record['time']:g}"
         if record["model"] != model_hash:
             raise AuditError(
-                f"the decision at time {record['time']:g} was made by model {record['model'][:12]}, "
-                f"not {model_hash[:12]}; give the checkpoint that decided"
+                f"{at} was made by model {record['model'][:12]}, not {model_hash[:12]}; "
+                "give the checkpoint that decided"
             )
+        for name, value in _settings(agent, agent.configurator.profile).items():
+            if record.get(name) != value:
+                raise AuditError(f"{at} was made with {name} {record.get(name)!r}, not {value!r}; replay with the same")
+        if arrays.get("keys", np.zeros(0)).tolist() != keys_of(record["subjects"], agent.seed, record["time"]).tolist():
+            raise AuditError(f"{at} has random keys that are not those of its subjects, seed and time")
         threads = torch.get_num_threads()
         torch.set_num_threads(int(record["threads"]))
         try:
-            problem = _problem(agent, arrays)
-            return decision_of(agent.resolve(problem, arrays["stale"]))
+            return decision_of(agent.resolve(_problem(agent, arrays, at), arrays["stale"]))
         finally:
             torch.set_num_threads(threads)
 
     return audit.replay(Path(folder), decide, head=head)
 
 
-def _problem(agent: Agent, arrays: Mapping[str, np.ndarray]) -> Problem:
+def _settings(agent: Agent, profile: Profile) -> dict[str, Any]:
+    """What of an agent shapes its decisions besides model and inputs."""
+    config = getattr(agent.planner, "config", None)
+    return {
+        "checker": agent.checker.digest if agent.checker is not None else "",
+        "planner": {
+            "name": type(agent.planner).__name__,
+            "config": config.model_dump(mode="json") if isinstance(config, BaseModel) else {},
+        },
+        "profile": profile.model_dump(mode="json"),
+        "seed": agent.seed,
+    }
+
+
+def _problem(agent: Agent, arrays: Mapping[str, np.ndarray], at: str) -> Problem:
     schema: Schema = agent.forecaster.model.schema
+    needed = [f"belief.{f.name}" for f in fields(Belief)] + [f"history.{name}" for name in schema.names()]
+    lacking = [name for name in (*needed, "history_times", "keys", "stale") if name not in arrays]
+    if lacking:
+        raise AuditError(f"{at} lacks its input {lacking[0]}; it was not written by a Recorder of this schema")
     belief = Belief(**{f.name: torch.from_numpy(arrays[f"belief.{f.name}"]) for f in fields(Belief)})
     values = {name: arrays[f"history.{name}"] for name in schema.names()}
     history = History.from_arrays(schema, arrays["history_times"], values)
@@ -122,3 +149,17 @@ def _problem(agent: Agent, arrays: Mapping[str, np.ndarray]) -> Problem:
 def _plain(tensor: torch.Tensor) -> np.ndarray:
     array: np.ndarray = tensor.detach().contiguous().numpy()
     return array
+
+
+def keys_of(subjects: Sequence[str], seed: int, time: float) -> torch.Tensor:
+    """[B] int64: the random key of each subject's candidates at a moment."""
+    names = torch.tensor([subject_key(name) for name in subjects], dtype=torch.int64)
+    return names + 104729 * seed + 7 * round(time)
+
+
+def subject_key(name: str) -> int:
+    """A stable number for a subject's name, for its random candidates."""
+    value = 2166136261
+    for byte in name.encode():
+        value = ((value ^ byte) * 16777619) & 0x7FFFFFFF
+    return value

@@ -51,7 +51,7 @@ def evaluate(
     seeds: str = "0,1,2",
     subjects: int | None = None,
     quick: Annotated[bool, Parameter(negative=())] = False,
-    json: str | None = None,
+    json: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     report: Path | None = None,
 ) -> None:
     """Run an experiment, train what is not given, and print its table.
@@ -118,6 +118,8 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _writable(path: Path) -> None:
     """Fail before hours of work and not after them."""
+    if str(path).startswith("-"):
+        raise InputError(f"--json needs a file, or - for standard output, not the option {path}")
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise InputError(f"cannot write the figures to {path}; give a file in a folder that exists")
 

@@ -163,6 +163,32 @@ class Samples:
             InputError: an arm has no such samples, the two have not the same subjects and seeds, or they are not means
                 of equally weighted samples.
         """
+        first, second = self._pairs(arm, baseline, metric, group)
+        keys = sorted(first)
+        return paired_bootstrap(
+            [first[key] for key in keys],
+            [second[key] for key in keys],
+            [subject for _, subject in keys],
+            repeats=repeats,
+            seed=seed,
+        )
+
+    def differences_by_seed(self, arm: str, baseline: str, metric: str, group: str = "all") -> tuple[float, ...]:
+        """The mean of `arm - baseline` in each seed, paired by subject; raises as `difference`."""
+        first, second = self._pairs(arm, baseline, metric, group)
+        return tuple(
+            float(np.mean([first[key] - second[key] for key in first if key[0] == seed])) for seed in self.seeds
+        )
+
+    def subjects(self, arm: str, group: str = "all") -> tuple[str, ...]:
+        """The subjects of an arm in a group, each once."""
+        pools = [pool for (of, _), pool in self._pools.items() if of == arm]
+        return tuple(sorted({pool.subjects[at] for pool in pools for at in pool.of(group)}))
+
+    def _pairs(
+        self, arm: str, baseline: str, metric: str, group: str
+    ) -> tuple[dict[tuple[int, str], float], dict[tuple[int, str], float]]:
+        """By seed and subject, the values of both sides."""
         sides = []
         for one in (arm, baseline):
             pool = self._pools.get((one, metric))
@@ -176,11 +202,4 @@ class Samples:
         first, second = sides
         if not first or first.keys() != second.keys():
             raise InputError(f"{arm} and {baseline} have not the same subjects and seeds for {metric} in {group}")
-        keys = sorted(first)
-        return paired_bootstrap(
-            [first[key] for key in keys],
-            [second[key] for key in keys],
-            [subject for _, subject in keys],
-            repeats=repeats,
-            seed=seed,
-        )
+        return first, second

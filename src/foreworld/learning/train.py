@@ -15,12 +15,15 @@ from torch import Tensor
 from foreworld.episodes import EpisodeStore, WindowReader
 from foreworld.episodes.schema import Schema
 from foreworld.errors import InputError, SchemaError
+from foreworld.learning.distributed import current
 from foreworld.learning.fit import FitConfig, fit
 from foreworld.learning.progress import Mode
 from foreworld.model.belief import History
 from foreworld.model.checkpoint import save
 from foreworld.model.loss import LossConfig, prediction_loss
 from foreworld.model.world_model import WorldModel, WorldModelConfig
+
+VALIDATION_BATCHES = 4
 
 
 class TrainConfig(BaseModel):
@@ -93,23 +96,59 @@ def train(
         raise InputError(
             f"a window of {config.window} steps is too short: the model predicts {config.model.grid.last} steps ahead"
         )
-    torch.manual_seed(config.fit.seed)
-    model = WorldModel(data.schema, config.model)
+    # The caller's random state must not notice.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.fit.seed)
+        model = WorldModel(data.schema, config.model)
     stream = HistoryStream(
         data, data.schema, config.window, seed=config.fit.seed, batch=config.windows, split=config.split
     )
+    held_out = _held_out(data, config)
 
     def loss(module: WorldModel, history: History, generator: torch.Generator) -> dict[str, Tensor]:
         return prediction_loss(module, history, config.loss, generator)
 
-    target = Path(out)
+    target, ranks = Path(out), current()
     fitted = fit(model, stream, loss, config.fit, target.parent / f"{target.name}-run", progress=progress)
     model.eval()
-    trained = {
+    trained: dict[str, Any] = {
         "episodes": len(data.episodes_of(config.split)),
         "steps": fitted.steps,
         "train": config.model_dump(mode="json"),
         "metrics": dict(fitted.metrics),
     }
-    save(model, target, extra={"training": trained})
+    if held_out is not None:
+        trained["validate"] = _validate(model, held_out, config)
+    if ranks.main:
+        save(model, target, card=_card(trained, config), extra={"training": trained})
+    ranks.wait()
     return model
+
+
+def _held_out(data: EpisodeStore, config: TrainConfig) -> HistoryStream | None:
+    """Windows of the part that is not learned from; None where there is no such part, or its episodes are too short."""
+    try:
+        return HistoryStream(
+            data, data.schema, config.window, seed=config.fit.seed, batch=config.windows, split=config.validate_split
+        )
+    except InputError:
+        return None
+
+
+@torch.no_grad()
+def _validate(model: WorldModel, stream: HistoryStream, config: TrainConfig) -> dict[str, float]:
+    """Means over a few batches of windows that were not learned from."""
+    generator = torch.Generator().manual_seed(config.fit.seed)
+    found = [prediction_loss(model, stream.next(), config.loss, generator) for _ in range(VALIDATION_BATCHES)]
+    return {name: float(torch.stack([parts[name] for parts in found]).mean()) for name in found[0]}
+
+
+def _card(trained: dict[str, Any], config: TrainConfig) -> str:
+    """What the model card says of the training."""
+    text = f"Trained on {trained['episodes']} episodes ({config.split}) for {trained['steps']} steps."
+    if "validate" not in trained:
+        return f"{text} No subject was held out to judge it by: take its forecasts for unproven."
+    return (
+        f"{text} On subjects not learned from ({config.validate_split}): root mean square error "
+        f"{trained['validate']['rmse']:.3f} in standard deviations of the quantity, over all horizons."
+    )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from foreworld.agent.agent import ACTORS, Agent, Step
+from foreworld.agent.agent import ACTORS, Actor, Agent, Step
 from foreworld.agent.calibrate import Moments, Visits, fit_bands, fit_novelty, fit_trajectory, moments_of
 from foreworld.domains.treatment.collect import CollectConfig, cohort, record_therapy
 from foreworld.domains.treatment.loop import insulin_agent, run_agent
@@ -17,6 +18,7 @@ from foreworld.domains.treatment.scenario import Scenario, ScenarioConfig
 from foreworld.domains.treatment.schema import SCHEMA
 from foreworld.domains.treatment.simulator import Simulator
 from foreworld.domains.treatment.tables import Patients
+from foreworld.errors import InputError
 from foreworld.forecast.forecaster import Calibration, Forecaster, Imagined
 from foreworld.forecast.novelty import disagreement
 from foreworld.model.belief import History
@@ -24,7 +26,6 @@ from foreworld.model.checkpoint import load, read_extra, save
 from foreworld.model.interface import Imaginer
 from foreworld.model.world_model import WorldModel
 from foreworld.planning.guardrail import StateGuardrail
-
 
 # Bands and guardrails speak about ordinary people on ordinary therapy: those that the model is trained on are drawn
 # wider and treated more wildly, so that it has seen more than it will be asked about, and would give bands too wide.
@@ -70,6 +71,9 @@ def visits(
         every: Steps between two branched decisions.
         seed: Of the scenario.
         first: First branched decision.
+
+    Raises:
+        InputError: The planner never planned, so that there is nothing to carry out.
     """
     rails = [g for g in agent.task.guardrails if isinstance(g, StateGuardrail)]
     reach = max(g.horizon for g in rails)
@@ -85,7 +89,7 @@ def visits(
     def watch(t: int, real: Simulator, step: Step) -> None:
         if t < first or t % every:
             return
-        planned = np.flatnonzero((step.actors == ACTORS.index(ACTORS[0])) & real.alive)
+        planned = np.flatnonzero((step.actors == ACTORS.index(Actor.planner)) & real.alive)
         if not len(planned):
             return
         chosen = step.decisions.chosen
@@ -110,6 +114,11 @@ def visits(
         subjects.append(planned)
 
     run_agent(agent, simulator, steps=steps, watch=watch)
+    if not subjects:
+        raise InputError(
+            f"the planner gave no plan in {steps} decisions of {len(patients)} subjects, so its guardrails cannot be "
+            "calibrated; train the model for longer, or give more days"
+        )
     joined = {key: np.concatenate(parts) for key, parts in columns.items()}
 
     def of(kind: str) -> dict[str, np.ndarray]:
@@ -151,8 +160,11 @@ def calibrate(
     """
     config = config or CalibrateConfig()
     patients = cohort("calibrate", config.subjects, seed, config.collect.spread)
-    logged = History.from_episodes(SCHEMA, record_therapy(patients, config.collect, seed + 1000, config.days))
-    seen = moments_of(model, logged, each=48, first=12, seed=seed)
+    logged = record_therapy(patients, config.collect, seed + 1000, config.days)
+    seen = moments_of(model, History.from_episodes(SCHEMA, logged), each=48, first=12, seed=seed)
+    # Those who did not live through their therapy are not in the log: count subjects as the cohort does.
+    places = torch.tensor([patients.names.index(episode.subject) for episode in logged])
+    seen = replace(seen, subject=places[seen.subject])
     calibration = Calibration(
         coverage=config.coverage, bands=fit_bands(seen, config.coverage), subjects=config.subjects
     )
@@ -175,7 +187,8 @@ def calibrate_planning(
         calibration: To start from.
         config: How much.
         seed: Of cohort and scenarios.
-        seen: Moments of logged therapy, which together with the visited ones set the thresholds of novelty; None leaves
+        seen: Moments of logged therapy of the same cohort, which together with the visited ones set the thresholds of
+            novelty; None leaves
             novelty out (a linear model has no ensemble to disagree).
         report: Takes one line a round.
     """
@@ -198,11 +211,11 @@ def calibrate_planning(
             "notes": {"rounds": rounds, "seed": seed},
         }
         if seen is not None:
-            order = torch.randperm(len(seen.context) + len(visited), generator=torch.Generator().manual_seed(seed))
             update["novelty"] = fit_novelty(
-                torch.cat([seen.context, visited.context])[order],
-                torch.cat([seen.spread, visited.spread])[order],
+                torch.cat([seen.context, visited.context]),
+                torch.cat([seen.spread, visited.spread]),
                 config.false_alarm,
+                torch.cat([seen.subject, torch.from_numpy(visited.subject)]),
             )
         calibration = calibration.model_copy(update=update)
     return calibration

@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from foreworld.domains.treatment.arx import LinearConfig, fit_linear
-from foreworld.domains.treatment.calibrate import calibrate_planning, load_forecaster
+from foreworld.domains.treatment.calibrate import CalibrateConfig, calibrate_planning, load_forecaster
 from foreworld.domains.treatment.controllers import BasalBolus, BasalBolusCap, BasalOnly
 from foreworld.domains.treatment.dosing import Controller
 from foreworld.domains.treatment.fallback import Fallback
@@ -63,6 +63,7 @@ class Job:
         model: Checkpoint folder of the arm `foreworld`.
         data: Store that the arm `arx` is fitted on.
         keep_forecasts: Keep the forecast of every so many steps; 0 keeps none.
+        calibrate: How the arm `arx` is calibrated; the defaults if None. The world model was, when it was made.
     """
 
     arm: str
@@ -72,6 +73,7 @@ class Job:
     model: Path | None = None
     data: Path | None = None
     keep_forecasts: int = 0
+    calibrate: CalibrateConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -164,15 +166,15 @@ def _forecaster(job: Job) -> Forecaster:
         assert job.model is not None
         return load_forecaster(job.model)
     assert job.data is not None
-    return linear_forecaster(job.data, job.seed)
+    return linear_forecaster(job.data, job.seed, job.calibrate)
 
 
-def linear_forecaster(data: Path, seed: int) -> Forecaster:
+def linear_forecaster(data: Path, seed: int, config: CalibrateConfig | None = None) -> Forecaster:
     """The population ARX of a store, calibrated for the same planner in the same way as the world model."""
     store = EpisodeStore.open(data)
     fitting = [History.from_episodes(SCHEMA, [store.episode(i)]) for i in store.episodes_of("default/fit")]
     model = fit_linear(SCHEMA, fitting, LinearConfig(grid=MODEL.grid))
-    return Forecaster(model, calibrate_planning(model, Calibration(), seed=seed))
+    return Forecaster(model, calibrate_planning(model, Calibration(), config, seed=seed))
 
 
 def subjects_of(count: int | None) -> tuple[str, ...]:

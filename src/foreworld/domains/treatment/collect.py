@@ -21,11 +21,13 @@ from foreworld.domains.treatment.schema import SCHEMA, STEP_MINUTES
 from foreworld.domains.treatment.simulator import Observation, Simulator, Trajectory
 from foreworld.domains.treatment.tables import GROUPS, TRAINING, Patients, concatenate, jitter, load_patients
 from foreworld.episodes import Episode, EpisodeStore, fit_statistics
+from foreworld.errors import InputError
 
 # Shares of time below 54 and above 250 mg/dL that a clinic would barely let stand on exact basal-bolus therapy.
 BARELY_LOW, BARELY_HIGH = 0.15, 0.6
 # Seeds of cohorts: those of different purposes must not meet.
 PURPOSES = {"fit": 1, "calibrate": 2, "tune": 3, "visit": 4}
+ROUNDS = 100  # of drawing a cohort: more would take the seeds of the next purpose
 
 
 Meals = Literal["weight_scaled", "stock", "g2p2c"]
@@ -51,8 +53,8 @@ class CollectConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    subjects: int = Field(default=1000, ge=1)
-    days: int = Field(default=7, ge=1)
+    subjects: int = Field(default=1200, ge=1)
+    days: int = Field(default=10, ge=1)
     spread: float = Field(default=0.4, ge=0)
     scenario: ScenarioConfig = ScenarioConfig()
     meals: dict[Meals, float] = Field(default={"weight_scaled": 0.5, "stock": 0.35, "g2p2c": 0.15}, min_length=1)
@@ -131,11 +133,19 @@ def cohort(
         count: How many.
         seed: Of the draw.
         spread: See `CollectConfig`.
+
+    Raises:
+        InputError: Almost nobody drawn is plausible.
     """
     parents, round_ = load_patients(TRAINING), 0
     kept: list[Patients] = []
     while sum(map(len, kept)) < count:
-        drawn = jitter(parents, count, seed=(seed * 10 + PURPOSES[purpose]) * 100 + round_, spread=spread)
+        if round_ == ROUNDS:
+            raise InputError(
+                f"{ROUNDS} draws of {count} people at spread {spread:g} gave only {sum(map(len, kept))} whose profile "
+                "a clinic would let stand; use a smaller spread"
+            )
+        drawn = jitter(parents, count, seed=(seed * 10 + PURPOSES[purpose]) * ROUNDS + round_, spread=spread)
         scenario = Scenario.draw(drawn, ScenarioConfig(days=3, carb_error_sd=0.0, sensor_noise=False), seed=9)
         therapy = BasalBolus()
         therapy.reset(drawn)

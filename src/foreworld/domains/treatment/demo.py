@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from foreworld.domains.treatment.figures import DayExample, DayForecast, Horizon
 from foreworld.domains.treatment.forecast_arms import ForecasterArm, Persistence
 from foreworld.domains.treatment.forecasting import Arm, ForecastConfig, record_therapy, score
 from foreworld.domains.treatment.pages import ReportData, write_report
-from foreworld.domains.treatment.parallel import run_all
+from foreworld.domains.treatment.parallel import cores, run_all
 from foreworld.domains.treatment.prepare import DEMO, Recipe, prepare
 from foreworld.domains.treatment.prepared import GROUPS
 from foreworld.domains.treatment.protocols import LOOP_METRICS
@@ -62,7 +61,7 @@ def demo(
     trained = time.monotonic() - began
     names = subjects_of(subjects or 21)
     report(f"closing the loop with {len(names)} patients that nothing was trained on, {DEMO_LOOP.days} days")
-    jobs = _jobs(names, seed, place, os.cpu_count() or 1)
+    jobs = _jobs(names, seed, place, cores())
     done = list(run_all(run_job, jobs))
     runs = {arm: _joined([run for job, run in zip(jobs, done, strict=True) if job.arm == arm]) for arm in DEMO_ARMS}
     samples = Samples((seed,), NAMES | Names(frozenset(DEMO_ARMS), frozenset(GROUPS), frozenset(LOOP_METRICS)))
@@ -83,7 +82,7 @@ def demo(
             "patients": f"{len(names)} virtual patients of UVA/Padova 2008 (simglucose), none of them trained on",
             "days": f"{DEMO_LOOP.days} after {DEMO_LOOP.burn_in} of burn-in, one seed ({seed})",
             "learned from": f"{recipe.collect.subjects} other virtual people, {recipe.collect.days} days each",
-            "training": f"{recipe.steps} steps; {trained:.0f} s with data and calibration, {spent:.0f} CPU s",
+            "training": f"{recipe.steps} steps{_cost(trained, spent)}",
             "version": __version__,
             "machine": machine(),
         },
@@ -99,6 +98,13 @@ def demo(
         step_minutes=float(STEP_MINUTES),
     )
     return write_report(place, data)
+
+
+def _cost(seconds: float, spent: float) -> str:
+    """What data, training and calibration took, where that is known: not of parts that an earlier call had made."""
+    return (
+        "" if np.isnan(spent) else f"; {seconds:.0f} s in this call with data and calibration, {spent:.0f} CPU s in all"
+    )
 
 
 def _jobs(names: tuple[str, ...], seed: int, place: Path, cores: int) -> list[Job]:
@@ -117,7 +123,7 @@ def _joined(runs: list[Run]) -> Run:
     return Run(
         np.concatenate([run.bg for run in runs]),
         np.concatenate([run.insulin for run in runs]),
-        float(np.mean([run.cpu_ms for run in runs])),
+        float(np.average([run.cpu_ms for run in runs], weights=[len(run.bg) for run in runs])),
         sum(run.cpu_seconds for run in runs),
         np.concatenate(planned) if planned else None,
     )

@@ -37,7 +37,7 @@ def insulin_agent(
     Args:
         forecaster: Calibrated.
         profile: Preference profile; ranks safe plans, never loosens a guardrail.
-        planner: Search; iCEM with 32 candidates and 2 iterations if None.
+        planner: Search; iCEM with 48 candidates and 3 iterations if None.
         limits: Numbers of the insulin pack, for planner and checker alike.
         recorder: Of the audit log.
         seed: Of the candidates.
@@ -46,7 +46,7 @@ def insulin_agent(
     return Agent(
         forecaster,
         InsulinTask(limits),
-        planner or CEMPlanner(CEMConfig.icem(samples=32, iterations=2)),
+        planner or CEMPlanner(CEMConfig.icem(samples=48, iterations=3)),
         configurator=Configurator(profile),
         checker=Checker(insulin_rules(limits)),
         recorder=recorder,

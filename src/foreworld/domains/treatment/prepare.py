@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,11 +17,15 @@ from foreworld.domains.treatment.calibrate import CalibrateConfig, calibrate, lo
 from foreworld.domains.treatment.collect import CollectConfig, collect
 from foreworld.domains.treatment.settings import training
 from foreworld.episodes import EpisodeStore
+from foreworld.episodes.files import one_writer, read_json, write_json
+from foreworld.errors import InputError
 from foreworld.evidence.protocol import cpu_seconds
 from foreworld.forecast.forecaster import Forecaster
 from foreworld.learning.progress import Mode
 from foreworld.learning.train import train
-from foreworld.model.checkpoint import load, read_extra, save
+from foreworld.model.checkpoint import load, read_extra
+
+RECIPE = "recipe.json"  # in a prepared folder: what it was made for, and what that took
 
 
 class Recipe(BaseModel):
@@ -28,6 +35,7 @@ class Recipe(BaseModel):
         name: For people.
         collect: Logged data.
         steps: Optimiser steps.
+        window: Steps a training window.
         calibrate: Calibration.
         threads: CPU threads of training; part of the recipe because results depend on it in the last bits.
     """
@@ -36,19 +44,27 @@ class Recipe(BaseModel):
 
     name: str
     collect: CollectConfig = CollectConfig()
-    steps: int = 9000
+    steps: int = 10000
+    window: int = 2016
     calibrate: CalibrateConfig = CalibrateConfig()
     threads: int = 1
 
-    def key(self, seed: int) -> str:
-        """A name for what this recipe and seed give."""
-        text = f"{__version__} {self.model_dump_json()} {training(self.steps, seed, self.threads).model_dump_json()}"
+    def key(self, seed: int, data: Path | None = None) -> str:
+        """A name for what this recipe and seed give, from the store `data` instead of a collected one if given."""
+        text = f"{__version__} {self.model_dump_json()} {training(self.steps, seed, self.threads, self.window).model_dump_json()}"
+        if data is not None:
+            # The index of a store changes whenever an episode, a split or a statistic does.
+            index = data / "zarr.json"
+            if not index.is_file():
+                raise InputError(f"no episode store at {data}; make one with foreworld collect or foreworld import")
+            text += f" {data.resolve()} {hashlib.sha256(index.read_bytes()).hexdigest()}"
         return f"{self.name}-{seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 FULL = Recipe(name="full")
 DEMO = Recipe(
     name="demo",
+    window=1008,
     collect=CollectConfig(subjects=300, days=7),
     steps=1400,
     calibrate=CalibrateConfig(subjects=40, days=3, loop_days=0.75, rounds=1),
@@ -56,6 +72,7 @@ DEMO = Recipe(
 )
 QUICK = Recipe(
     name="quick",
+    window=1008,
     collect=CollectConfig(subjects=24, days=5),
     steps=60,
     calibrate=CalibrateConfig(subjects=16, days=3, loop_days=0.4, rounds=1, every=5),
@@ -82,38 +99,89 @@ def prepare(
         report: Takes a line at each stage.
 
     Returns:
-        The forecaster, and the CPU seconds that data, training and calibration took when they were made.
+        The forecaster, and the CPU seconds that data, training and calibration took when they were made; NaN if one
+        of them was interrupted, as nobody knows what the process that ended had spent.
+
+    Raises:
+        InputError: The folder holds what another recipe, seed or store gave, or another process is preparing it.
     """
     place = Path(folder)
-    model_folder = place / "model"
-    began = cpu_seconds()
-    if not model_folder.exists():
-        store = data
-        if store is None:
-            store = place / "data"
-            if not _complete(store):
-                report(f"collecting {recipe.collect.subjects} virtual people, {recipe.collect.days} days each")
-                collect(store, recipe.collect, seed=seed)
-        report(f"training for {recipe.steps} steps")
-        model = train(store, model_folder, training(recipe.steps, seed, recipe.threads), progress=progress)
-        spent = cpu_seconds() - began
-        save(model, model_folder, extra=read_extra(model_folder) | {"cpu_seconds": spent})
-    extra = read_extra(model_folder)
-    if "calibration" not in extra:
-        began = cpu_seconds()
-        report(f"calibrating on {recipe.calibrate.subjects} other virtual people")
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        calibration = calibrate(load(model_folder), recipe.calibrate, seed=seed, report=report)
-        torch.set_num_threads(threads)
-        save_calibration(model_folder, calibration)
-        spent = float(extra.get("cpu_seconds", 0.0)) + cpu_seconds() - began
-        save(load(model_folder), model_folder, extra=read_extra(model_folder) | {"cpu_seconds": spent})
-    return load_forecaster(model_folder), float(read_extra(model_folder).get("cpu_seconds", 0.0))
+    place.mkdir(parents=True, exist_ok=True)
+    with one_writer(place / ".lock"):
+        _claim(place, recipe.key(seed, data))
+        model_folder = place / "model"
+        if not model_folder.exists():
+            store = data or _collected(place, recipe, seed, report)
+            report(f"training for {recipe.steps} steps")
+            with _stage(place, "train"):
+                train(
+                    store, model_folder, training(recipe.steps, seed, recipe.threads, recipe.window), progress=progress
+                )
+        if "calibration" not in read_extra(model_folder):
+            report(f"calibrating on {recipe.calibrate.subjects} other virtual people")
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            try:
+                with _stage(place, "calibrate"):
+                    calibration = calibrate(load(model_folder), recipe.calibrate, seed=seed, report=report)
+                    save_calibration(model_folder, calibration)
+            finally:
+                torch.set_num_threads(threads)
+        return load_forecaster(model_folder), _spent(place)
+
+
+def collected(
+    folder: str | Path, recipe: Recipe, *, seed: int = 0, report: Callable[[str], None] = lambda line: None
+) -> Path:
+    """The store of a recipe and seed in `folder`, collected if it is not there: for arms that need no world model.
+
+    Raises:
+        InputError: As in `prepare`.
+    """
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    with one_writer(place / ".lock"):
+        _claim(place, recipe.key(seed))
+        return _collected(place, recipe, seed, report)
+
+
+def _collected(place: Path, recipe: Recipe, seed: int, report: Callable[[str], None]) -> Path:
+    store = place / "data"
+    if not _complete(store):
+        report(f"collecting {recipe.collect.subjects} virtual people, {recipe.collect.days} days each")
+        # What an interrupted call left has no statistics; it is collected again from the start.
+        shutil.rmtree(store, ignore_errors=True)
+        with _stage(place, "collect"):
+            collect(store, recipe.collect, seed=seed)
+    return store
 
 
 def _complete(store: Path) -> bool:
     """Whether a store was collected to its end: statistics are written last."""
-    if not store.exists():
-        return False
-    return bool(EpisodeStore.open(store).schema.statistics)
+    return (store / "zarr.json").is_file() and bool(EpisodeStore.open(store).schema.statistics)
+
+
+def _claim(place: Path, key: str) -> None:
+    """Say in the folder what it is made for, and refuse it for anything else."""
+    path = place / RECIPE
+    found = read_json(path).get("key") if path.is_file() else None
+    if found not in (None, key):
+        raise InputError(f"{place} holds what {found} gave, not {key}: another recipe, seed or store; use a new folder")
+    if found is None:
+        write_json(path, {"format": 1, "key": key, "cpu_seconds": {}})
+
+
+@contextmanager
+def _stage(place: Path, name: str) -> Iterator[None]:
+    """Count the CPU time of a stage; one that was begun before and not ended stays without a figure."""
+    path = place / RECIPE
+    content = read_json(path)
+    costs, again, began = content["cpu_seconds"], name in content["cpu_seconds"], cpu_seconds()
+    write_json(path, {**content, "cpu_seconds": {**costs, name: None}})
+    yield
+    write_json(path, {**content, "cpu_seconds": {**costs, name: None if again else cpu_seconds() - began}})
+
+
+def _spent(place: Path) -> float:
+    costs = read_json(place / RECIPE)["cpu_seconds"].values()
+    return math.nan if not costs or None in costs else float(sum(costs))

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foreworld.domains.treatment.parallel import run_all
-from foreworld.domains.treatment.prepare import FULL, QUICK, Recipe, prepare
+from foreworld.domains.treatment.prepare import FULL, QUICK, Recipe, collected, prepare
 from foreworld.evidence.protocol import Request
 
+# Arms that need the world model, and those that are fitted on the store itself.
+MODEL_ARMS = ("foreworld", "foreworld_shuffled")
+DATA_ARMS = ("arx", "arx_population", "network")
 GROUPS = ("all", "unseen", "adult", "adolescent", "child")
 
 
@@ -56,9 +59,13 @@ def prepare_all(request: Request, report: Callable[[str], None] = lambda line: N
 def _prepare(job: tuple[Request, int]) -> Prepared:
     request, seed = job
     recipe = recipe_of(request)
-    folder = models_folder() / recipe.key(seed)
+    folder = models_folder() / recipe.key(seed, request.data)
     data = request.data or folder / "data"
-    if request.model is not None:
-        return Prepared(request.model, data, float("nan"))
-    _, spent = prepare(folder, recipe, seed=seed, data=request.data, progress="none")
-    return Prepared(folder / "model", data, spent)
+    asked = set(request.arms or (*MODEL_ARMS, *DATA_ARMS))
+    if request.model is None and asked & set(MODEL_ARMS):
+        _, spent = prepare(folder, recipe, seed=seed, data=request.data, progress="none")
+        return Prepared(folder / "model", data, spent)
+    # Some arms learn from the store itself, and some from nothing.
+    if request.data is None and asked & set(DATA_ARMS):
+        collected(folder, recipe, seed=seed)
+    return Prepared(request.model or folder / "model", data, float("nan"))

@@ -20,18 +20,46 @@ from foreworld.domains.treatment.closed_loop import (
 from foreworld.domains.treatment.metrics import UNITS
 from foreworld.domains.treatment.parallel import run_all
 from foreworld.domains.treatment.prepare import FULL
-from foreworld.domains.treatment.prepared import GROUPS, prepare_all
+from foreworld.domains.treatment.prepared import GROUPS, prepare_all, recipe_of
 from foreworld.domains.treatment.scenario import ScenarioConfig
 from foreworld.evidence.protocol import Protocol, Request
 from foreworld.evidence.rows import NAMES, Names, Row
 from foreworld.evidence.samples import Samples
 
-LOOP_METRICS = (*UNITS, "cpu_ms_per_decision", "refusals", "train_cpu_seconds")
+ABOVE = tuple(f"time_in_range_above_{arm}" for arm in ARMS if arm != "foreworld")
+LOOP_METRICS = (*UNITS, "cpu_ms_per_decision", "refusals", "train_cpu_seconds", *ABOVE)
+
+
+def differences(samples: Samples, arms: Sequence[str]) -> list[Row]:
+    """How many percentage points of time in range foreworld has above every other arm, paired by patient and seed."""
+    rows = []
+    for group in ("all", "unseen"):
+        for arm in arms:
+            if arm == "foreworld" or "foreworld" not in arms or not samples.subjects("foreworld", group):
+                continue
+            found = samples.difference("foreworld", arm, "time_in_range", group)
+            rows.append(
+                Row(
+                    arm="foreworld",
+                    group=group,
+                    metric=f"time_in_range_above_{arm}",
+                    value=100.0 * found.value,
+                    low=100.0 * found.low,
+                    high=100.0 * found.high,
+                    n=len(samples.subjects("foreworld", group)),
+                    unit="points",
+                    by_seed=tuple(
+                        100.0 * value for value in samples.differences_by_seed("foreworld", arm, "time_in_range", group)
+                    ),
+                )
+            )
+    return rows
 
 
 def _closed_loop(name: str, config: LoopConfig) -> Callable[[Request], Sequence[Row]]:
     def run(request: Request) -> Sequence[Row]:
-        return run_loop(name, config, request).rows()
+        samples = run_loop(name, config, request)
+        return [*samples.rows(), *differences(samples, request.arms or ARMS)]
 
     return run
 
@@ -62,8 +90,8 @@ def run_loop(
     for seed in request.seeds:
         made = parts.get(seed)
         for arm in arms:
-            job = Job(arm, seed, subjects, config, made.model if made else None, made.data if made else None)
-            jobs.append(job)
+            model, data = (made.model, made.data) if made else (None, None)
+            jobs.append(Job(arm, seed, subjects, config, model, data, calibrate=recipe_of(request).calibrate))
             if arm == "foreworld" and made is not None and np.isfinite(made.cpu_seconds):
                 cost = np.full(len(subjects), made.cpu_seconds)
                 samples.add(arm, "train_cpu_seconds", seed, subjects, cost, groups_of(subjects), unit="s", how="max")
