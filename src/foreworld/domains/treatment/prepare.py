@@ -22,7 +22,7 @@ from foreworld.errors import InputError
 from foreworld.evidence.protocol import cpu_seconds
 from foreworld.forecast.forecaster import Forecaster
 from foreworld.learning.progress import Mode
-from foreworld.learning.train import train
+from foreworld.learning.train import TrainConfig, train
 from foreworld.model.checkpoint import load, read_extra
 
 RECIPE = "recipe.json"  # in a prepared folder: what it was made for, and what that took
@@ -49,9 +49,13 @@ class Recipe(BaseModel):
     calibrate: CalibrateConfig = CalibrateConfig()
     threads: int = 1
 
+    def training(self, seed: int) -> TrainConfig:
+        """Training settings of this recipe."""
+        return training(self.steps, seed, self.threads, self.window)
+
     def key(self, seed: int, data: Path | None = None) -> str:
         """A name for what this recipe and seed give, from the store `data` instead of a collected one if given."""
-        text = f"{__version__} {self.model_dump_json()} {training(self.steps, seed, self.threads, self.window).model_dump_json()}"
+        text = f"{__version__} {self.model_dump_json()} {self.training(seed).model_dump_json()}"
         if data is not None:
             # The index of a store changes whenever an episode, a split or a statistic does.
             index = data / "zarr.json"
@@ -114,9 +118,7 @@ def prepare(
             store = data or _collected(place, recipe, seed, report)
             report(f"training for {recipe.steps} steps")
             with _stage(place, "train"):
-                train(
-                    store, model_folder, training(recipe.steps, seed, recipe.threads, recipe.window), progress=progress
-                )
+                train(store, model_folder, recipe.training(seed), progress=progress)
         if "calibration" not in read_extra(model_folder):
             report(f"calibrating on {recipe.calibrate.subjects} other virtual people")
             threads = torch.get_num_threads()
