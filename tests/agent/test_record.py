@@ -19,6 +19,11 @@ from foreworld.errors import AuditError
 from foreworld.planning.planners.cem import CEMConfig, CEMPlanner
 
 MODEL, STEPS, SEED = "a" * 64, 20, 2
+PLANNER = CEMPlanner(CEMConfig.icem(samples=24, iterations=2))
+
+
+def agent(forecaster, **options):
+    return insulin_agent(forecaster, **{"seed": SEED, "planner": PLANNER, **options})
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +37,7 @@ def recorded(forecaster, tmp_path_factory):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     run_agent(
-        insulin_agent(forecaster, recorder=recorder, seed=SEED),
+        insulin_agent(forecaster, planner=PLANNER, recorder=recorder, seed=SEED),
         simulator,
         steps=STEPS,
         watch=lambda t, s, step: steps.append(step),
@@ -60,7 +65,8 @@ def test_the_log_verifies_and_holds_what_was_done(recorded):
         assert record["decision"]["reasons"] == [None if r is None else str(r) for r in step.reasons]
         assert record["subjects"] == [UNSEEN[0], UNSEEN[7], UNSEEN[14]]
         assert (record["model"], record["seed"], record["threads"]) == (MODEL, SEED, 1)
-        assert record["profile"]["name"] == "standard" and record["planner"]["config"]["samples"] == 32
+        assert record["profile"]["name"] == "standard"
+        assert record["planner"] == {"name": "CEMPlanner", "config": PLANNER.config.model_dump(mode="json")}
     assert {"None", "stale or missing data"} <= {
         str(reason) for entry in audit.read(folder) for reason in entry.record["decision"]["reasons"]
     }
@@ -68,7 +74,7 @@ def test_the_log_verifies_and_holds_what_was_done(recorded):
 
 def test_the_replay_is_exact(recorded, forecaster):
     folder, steps = recorded
-    report = replay(folder, insulin_agent(forecaster, seed=SEED), MODEL, head=steps[-1].head)
+    report = replay(folder, agent(forecaster), MODEL, head=steps[-1].head)
     assert report.replayed == STEPS
 
 
@@ -81,7 +87,7 @@ def test_the_replay_uses_the_recorded_number_of_threads(recorded, forecaster, mo
 
     monkeypatch.setattr(CEMPlanner, "plan", watched)
     torch.set_num_threads(2)
-    assert replay(recorded[0], insulin_agent(forecaster, seed=SEED), MODEL).replayed == STEPS
+    assert replay(recorded[0], agent(forecaster), MODEL).replayed == STEPS
     assert used == [1] * STEPS
     assert torch.get_num_threads() == 2
 
@@ -94,7 +100,7 @@ def test_one_altered_byte_of_an_input_is_found(log, forecaster, number):
     content[-1] ^= 1
     path.write_bytes(bytes(content))
     with pytest.raises(AuditError, match=f"record {number}"):
-        replay(log, insulin_agent(forecaster, seed=SEED), MODEL)
+        replay(log, agent(forecaster), MODEL)
 
 
 def rebuilt(log, tmp_path, change):
@@ -115,7 +121,7 @@ def test_a_forged_input_under_a_whole_chain_is_found_by_its_decision(log, foreca
     forged = rebuilt(log, tmp_path, change)
     audit.verify(forged)
     with pytest.raises(AuditError, match="replay differs"):
-        replay(forged, insulin_agent(forecaster, seed=SEED), MODEL)
+        replay(forged, agent(forecaster), MODEL)
 
 
 def test_a_forged_dose_is_found(log, forecaster, tmp_path):
@@ -123,7 +129,7 @@ def test_a_forged_dose_is_found(log, forecaster, tmp_path):
         record["decision"]["actions"][1][0] += 2.0**-40
 
     with pytest.raises(AuditError, match=r"actions\[1\]"):
-        replay(rebuilt(log, tmp_path, change), insulin_agent(forecaster, seed=SEED), MODEL)
+        replay(rebuilt(log, tmp_path, change), agent(forecaster), MODEL)
 
 
 def test_keys_of_another_seed_than_the_one_recorded_are_found(log, forecaster, tmp_path):
@@ -131,7 +137,7 @@ def test_keys_of_another_seed_than_the_one_recorded_are_found(log, forecaster, t
         arrays["keys"] = arrays["keys"] + 1
 
     with pytest.raises(AuditError, match="random keys"):
-        replay(rebuilt(log, tmp_path, change), insulin_agent(forecaster, seed=SEED), MODEL)
+        replay(rebuilt(log, tmp_path, change), agent(forecaster), MODEL)
 
 
 @pytest.mark.parametrize("gone", ["history.cgm", "belief.state", "keys", "stale", "history_times"])
@@ -140,19 +146,19 @@ def test_a_decision_without_an_input_is_no_key_error(log, forecaster, tmp_path, 
         del arrays[gone]
 
     with pytest.raises(AuditError, match=gone if gone != "keys" else "random keys"):
-        replay(rebuilt(log, tmp_path, change), insulin_agent(forecaster, seed=SEED), MODEL)
+        replay(rebuilt(log, tmp_path, change), agent(forecaster), MODEL)
 
 
 def test_a_decision_of_another_program_is_no_key_error(tmp_path, forecaster):
     with AuditLog.open(tmp_path / "other") as other:
         other.append({"decision": {"dose": 1.0}}, {"x": np.zeros(3)})
     with pytest.raises(AuditError, match="Recorder"):
-        replay(tmp_path / "other", insulin_agent(forecaster), MODEL)
+        replay(tmp_path / "other", agent(forecaster), MODEL)
 
 
 def test_another_model_is_refused(recorded, forecaster):
     with pytest.raises(AuditError, match="made by model aaaaaaaaaaaa, not bbbbbbbbbbbb"):
-        replay(recorded[0], insulin_agent(forecaster, seed=SEED), "b" * 64)
+        replay(recorded[0], agent(forecaster), "b" * 64)
 
 
 @pytest.mark.parametrize(
@@ -160,13 +166,13 @@ def test_another_model_is_refused(recorded, forecaster):
     [
         ({"seed": SEED + 1}, "seed 2, not 3"),
         ({"profile": PROFILES["tight"]}, "profile"),
-        ({"planner": CEMPlanner(CEMConfig.icem(samples=33, iterations=2))}, "planner"),
+        ({"planner": CEMPlanner(CEMConfig.icem(samples=25, iterations=2))}, "planner"),
         ({"limits": InsulinLimits(dia=360.0)}, "checker"),
     ],
 )
 def test_an_agent_of_other_settings_is_refused_before_anything_is_compared(recorded, forecaster, options, what):
     with pytest.raises(AuditError, match=f"made with {what}"):
-        replay(recorded[0], insulin_agent(forecaster, **{"seed": SEED, **options}), MODEL)
+        replay(recorded[0], agent(forecaster, **options), MODEL)
 
 
 def test_no_temporary_file_is_left(recorded):
@@ -185,5 +191,5 @@ def test_inputs_are_plain_arrays(recorded, tmp_path):
 def test_recording_changes_no_decision(recorded, forecaster):
     patients = load_patients((UNSEEN[0], UNSEEN[7], UNSEEN[14]))
     simulator = Simulator(patients, Scenario.draw(patients, ScenarioConfig(days=1, dropout_per_day=20.0), seed=1))
-    loop = run_agent(insulin_agent(forecaster, seed=SEED), simulator, steps=STEPS)
+    loop = run_agent(agent(forecaster), simulator, steps=STEPS)
     np.testing.assert_array_equal(loop.insulin, np.stack([step.actions[:, 0] for step in recorded[1]], axis=1))

@@ -65,7 +65,7 @@ def test_every_command_line_parses(where, line):
 
 def test_commands_that_would_not_parse_are_found():
     with pytest.raises(Exception, match="polish"):
-        app.parse_args(["plan", "--polish"], exit_on_error=False, print_error=False)
+        app.parse_args(["plan", "--model", "m", "--input", "i", "--polish"], exit_on_error=False, print_error=False)
 
 
 @pytest.fixture

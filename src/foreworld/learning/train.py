@@ -5,6 +5,7 @@ model = train("runs/data", "runs/model", TrainConfig(model=WorldModelConfig(), f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def train(
     if held_out is not None:
         trained["validate"] = _validate(model, held_out, config)
     if ranks.main:
-        save(model, target, card=_card(trained, config), extra={"training": trained})
+        save(model, target, card=card_of(trained), extra={"training": trained})
     ranks.wait()
     return model
 
@@ -143,12 +144,13 @@ def _validate(model: WorldModel, stream: HistoryStream, config: TrainConfig) -> 
     return {name: float(torch.stack([parts[name] for parts in found]).mean()) for name in found[0]}
 
 
-def _card(trained: dict[str, Any], config: TrainConfig) -> str:
-    """What the model card says of the training."""
-    text = f"Trained on {trained['episodes']} episodes ({config.split}) for {trained['steps']} steps."
+def card_of(trained: Mapping[str, Any]) -> str:
+    """What a model card says of the training, from what a checkpoint keeps of it under `training`."""
+    config = trained["train"]
+    text = f"Trained on {trained['episodes']} episodes ({config['split']}) for {trained['steps']} steps."
     if "validate" not in trained:
         return f"{text} No subject was held out to judge it by: take its forecasts for unproven."
     return (
-        f"{text} On subjects not learned from ({config.validate_split}): root mean square error "
+        f"{text} On subjects not learned from ({config['validate_split']}): root mean square error "
         f"{trained['validate']['rmse']:.3f} in standard deviations of the quantity, over all horizons."
     )

@@ -237,8 +237,9 @@ class ResponseDynamics(nn.Module):
         horizon = responses.shape[1]
         kernel = responses.permute(2, 1, 0).reshape(-1, horizon * self.kernels)
         effect = actions.permute(0, 3, 1, 2).reshape(-1, len(kernel)) @ kernel
-        effect = effect.reshape(1, batch, self.actions, samples * horizon, self.kernels)
-        drive = torch.matmul(effect, prepared.weights)
+        effect = effect.reshape(batch, self.actions, samples * horizon, self.kernels)
+        # Member by member: one product for all would first copy the effects for each of them.
+        drive = torch.stack([torch.matmul(effect, weights) for weights in prepared.weights])
         half = (curves + 1) // 2
         level = self.levels.exp()[:, None, None, None, :]
         drive = torch.cat([drive[..., :half], level * torch.tanh(drive[..., half:] / level)], dim=-1)

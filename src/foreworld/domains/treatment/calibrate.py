@@ -21,6 +21,7 @@ from foreworld.domains.treatment.tables import Patients
 from foreworld.errors import InputError
 from foreworld.forecast.forecaster import Calibration, Forecaster, Imagined
 from foreworld.forecast.novelty import disagreement
+from foreworld.learning.train import card_of
 from foreworld.model.belief import History
 from foreworld.model.checkpoint import load, read_extra, save
 from foreworld.model.interface import Imaginer
@@ -223,8 +224,12 @@ def calibrate_planning(
 
 def save_calibration(folder: str | Path, calibration: Calibration) -> None:
     """Write a calibration into a checkpoint folder, beside the weights."""
-    model = load(folder)
-    save(model, folder, extra=read_extra(folder) | {"calibration": calibration.model_dump(mode="json")})
+    extra = read_extra(folder)
+    parts = [card_of(extra["training"])] if "training" in extra else []
+    rounds = len(calibration.notes.get("rounds", ()))
+    parts.append(f"Calibrated on {calibration.subjects} other virtual people, its guardrails in {rounds} rounds.")
+    extra |= {"calibration": calibration.model_dump(mode="json")}
+    save(load(folder), folder, card=" ".join(parts), extra=extra)
 
 
 def load_forecaster(folder: str | Path) -> Forecaster:

@@ -46,7 +46,8 @@ class ForecastConfig(BaseModel):
         basal_high: Greatest factor.
         hold_low: Shortest time that a factor holds, in hours.
         hold_high: Longest time.
-        stride: Steps between two scored forecasts.
+        stride: Steps between two scored forecasts; no multiple of the 15 minutes at which the sensor's noise is drawn,
+            or every forecast would be scored at the same phase of it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,7 +59,7 @@ class ForecastConfig(BaseModel):
     basal_high: float = Field(default=1.5, ge=0)
     hold_low: float = Field(default=3.0, gt=0)
     hold_high: float = Field(default=6.0, gt=0)
-    stride: int = Field(default=3, ge=1)
+    stride: int = Field(default=7, ge=1)
 
 
 @dataclass(frozen=True)

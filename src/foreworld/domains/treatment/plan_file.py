@@ -166,7 +166,7 @@ class _Reader:
     def _times(self) -> tuple[np.ndarray, float | str]:
         block = self._raw["times"]
         given = block.get("values") if isinstance(block, dict) else None
-        written = bool(given) and all(isinstance(value, str) for value in given or ())
+        written = isinstance(given, list) and bool(given) and all(isinstance(value, str) for value in given)
         stamps = self._list("times", None if written and "unit" not in block else SCHEMA.time_unit)
         if written:
             times = self._clock(stamps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -181,14 +182,18 @@ class Decisions:
         if bool(self.planned[i]):
             return None
         forecast = self.chosen.forecast
-        finite = bool(check_finite(forecast)[i, 0]) and bool(torch.isfinite(self.chosen.cost[i, 0]))
-        if not finite or bool(torch.isnan(forecast.novelty[i, 0])):
+        if not bool(self._finite[i]) or bool(torch.isnan(forecast.novelty[i, 0])):
             return Reason.model_invalid
         unknown = self._unknown(i)
         if float(forecast.novelty[i, 0]) > 1.0 or any(g.horizon > int(forecast.usable[i, 0]) for g in unknown):
             return Reason.novel_state
         # The forecast is sound and reaches far enough, so what cannot be told is what was measured.
         return Reason.stale_data if unknown else Reason.no_safe_plan
+
+    @cached_property
+    def _finite(self) -> Tensor:
+        """[B] whether forecast and cost of the chosen candidate are finite; worked out once for all subjects."""
+        return (check_finite(self.chosen.forecast) & torch.isfinite(self.chosen.cost))[:, 0]
 
     def _unknown(self, i: int) -> list[Guardrail]:
         """Guardrails whose margin cannot be told even for the nearest candidate."""

@@ -55,17 +55,16 @@ class CEMPlanner(Planner):
         kept: Tensor | None = None
         count = config.samples
         for iteration in range(config.iterations):
-            noise = torch.special.ndtri(uniforms(problem.keys + 7919 * iteration, count, dimensions))
-            noise = _coloured(noise.reshape(batch, count, blocks, actions), config.color).flatten(2)
             if iteration == 0:
                 # The first sweep is uniform over the cube: no corner is left out because the mean is central.
                 x = uniforms(problem.keys, count, dimensions)
-            else:
-                x = (mean[:, None] + spread[:, None] * noise).clamp(0, 1)
-            if iteration == 0:
                 # The best of what was suggested competes for the elites.
                 first = problem.space.encode(best.blocks[:, None]).flatten(2)
                 x = torch.cat([first, x[:, 1:]], dim=1)
+            else:
+                noise = torch.special.ndtri(uniforms(problem.keys + 7919 * iteration, count, dimensions))
+                noise = _coloured(noise.reshape(batch, count, blocks, actions), config.color).flatten(2)
+                x = (mean[:, None] + spread[:, None] * noise).clamp(0, 1)
             if kept is not None:
                 x = torch.cat([kept, x], dim=1)
             judged = judge(problem, problem.space.decode(x.reshape(batch, -1, blocks, actions)))
