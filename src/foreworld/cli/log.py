@@ -46,13 +46,15 @@ def replay(folder: Path, *, model: Path, head: str | None = None) -> None:
     _exists(folder)
     forecaster = load_model(model)
     with working(f"replaying {folder}"):
-        profiles = {entry.record["profile"]["name"]: entry.record["profile"] for entry in read(folder)}
-        if len(profiles) > 1:
-            raise AuditError(
-                f"the log holds decisions under the profiles {', '.join(profiles)}; replay one profile's log at a time"
-            )
-        profile = Profile.model_validate(next(iter(profiles.values()), {"name": "standard"}))
-        found = repeat(folder, insulin_agent(forecaster, profile=profile), model_hash(model), head=head)
+        settings = {
+            (entry.record["profile"]["name"], entry.record["seed"]): entry.record["profile"] for entry in read(folder)
+        }
+        if len(settings) > 1:
+            told = ", ".join(f"{name} with seed {seed}" for name, seed in settings)
+            raise AuditError(f"the log holds decisions under {told}; replay a log of one profile and seed at a time")
+        (_, seed), profile = next(iter(settings.items()), (("", 0), {"name": "standard"}))
+        agent = insulin_agent(forecaster, profile=Profile.model_validate(profile), seed=seed)
+        found = repeat(folder, agent, model_hash(model), head=head)
     say(f"{found.replayed} of {found.records} decisions came out the same, bit for bit; head {found.head}")
 
 

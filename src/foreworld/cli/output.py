@@ -48,6 +48,7 @@ def working(what: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+        timer.join()
         bar.stop()
 
 
