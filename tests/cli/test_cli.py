@@ -156,6 +156,8 @@ def test_train_names_a_missing_store_and_a_window_that_does_not_fit(capsys, tmp_
     run(capsys, "import", "csv", WALKS, "--schema", WALKS_SCHEMA, "--out", tmp_path / "walks")
     code, _, err = run(capsys, "train", tmp_path / "walks", "--out", tmp_path / "model", "--window", 5000)
     assert code == 2 and "5000" in err.splitlines()[-1] and "60" in err.splitlines()[-1]
+    code, _, err = run(capsys, "train", tmp_path / "walks", "--out", tmp_path / "model", "--horizon", 70)
+    assert code == 2 and "longest episode has 60" in err and "70 steps ahead" in err.splitlines()[-1]
     fails(capsys, 2, ["--steps 0"], "train", tmp_path / "walks", "--out", tmp_path / "model", "--steps", 0)
 
 

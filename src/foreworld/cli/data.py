@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def collect(out: Path, *, domain: str = "treatment", subjects: int = 1000, days: int = 7, seed: int = 0) -> None:
     """Record virtual people on standard therapy into a new store, with a split by subject and statistics.
 
-    Example: `foreworld collect runs/data --subjects 24 --days 5 --seed 0`
+    Example: `foreworld collect runs/data --subjects 24 --days 7 --seed 0`
 
     Args:
         out: Folder of the new store.

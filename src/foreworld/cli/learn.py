@@ -45,8 +45,12 @@ def train(
     from foreworld.learning.train import train as fit
 
     episodes = EpisodeStore.open(store)
-    config = _config(episodes, steps, window, horizon, seed, threads)
     _divide(episodes, seed)
+    config = _config(episodes, steps, window, horizon, seed, threads)
+    longest = int(episodes.lengths[episodes.episodes_of(config.split)].max())
+    if window is None and longest < config.window:
+        note(f"the longest episode has {longest} steps, so windows have {longest} instead of {config.window}")
+        config = config.model_copy(update={"window": longest})
     fit(store, out, config)
     say(f"{out}: trained on {len(episodes.episodes_of(config.split))} episodes for {config.fit.steps} steps")
 
@@ -79,7 +83,7 @@ def calibrate(model: Path, *, subjects: int = 120, days: int = 4, rounds: int = 
     with heartbeat("calibrating"):
         found = fit(trained, CalibrateConfig(subjects=subjects, days=days, rounds=rounds), seed=seed, report=note)
     save_calibration(model, found)
-    say(f"{model}: calibrated on {found.subjects} people in {rounds} rounds")
+    say(f"{model}: calibrated on {found.subjects} people; rounds: {rounds}")
 
 
 def _config(
