@@ -51,8 +51,8 @@ def linear_system(effect, size=8, steps=400, seed=0, noise=0.2, hidden=False):
     return history(cgm, hours * PROFILE["basal"], carbs)
 
 
-def fitted(effect=-60.0, grid=GRID, window=WINDOW, **options):
-    config = LinearConfig(grid=grid, window=window, stride=1, warmup=12, folds=2)
+def fitted(effect=-60.0, grid=GRID, window=WINDOW, signed=False, **options):
+    config = LinearConfig(grid=grid, window=window, stride=1, warmup=12, folds=2, signed=signed)
     return fit_linear(SCHEMA, [linear_system(effect, **options)], config)
 
 
@@ -83,6 +83,17 @@ def test_insulin_may_come_out_raising_glucose_where_therapy_hid_its_reason():
     dose[:, 1, 0] = 1.0
     mean = forecaster.forecast(imagined, dose).mean["cgm"]
     assert (mean[:, 1, -1] > mean[:, 0, -1]).all()
+
+
+def test_signs_bind_where_therapy_hid_its_reason_and_change_nothing_where_they_hold():
+    plain, signed = fitted(effect=-20.0, hidden=True), fitted(effect=-20.0, hidden=True, signed=True)
+    assert (plain.coefficients.insulin > 1e-6).any()
+    assert (signed.coefficients.insulin <= 0).all() and (signed.coefficients.carbs >= 0).all()
+    plain, signed = fitted(window=WindowConfig(readings=4, bins=12, bin_steps=1)), None
+    held = torch.tril(torch.ones(len(GRID), len(GRID))).bool()
+    assert (plain.coefficients.insulin[:, held] <= 0).all() and (plain.coefficients.carbs >= 0).all()
+    signed = fitted(window=WindowConfig(readings=4, bins=12, bin_steps=1), signed=True)
+    torch.testing.assert_close(signed.coefficients.past, plain.coefficients.past, rtol=1e-6, atol=1e-6)
 
 
 def test_update_equals_encoding_the_longer_history():

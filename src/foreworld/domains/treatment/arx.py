@@ -6,7 +6,8 @@
 One ridge regression for each horizon point predicts the change of glucose directly from the last readings, past
 insulin and carbohydrate, the profile, and the insulin (and carbohydrate, where known) still to come. The coefficients
 are used as estimated: that of insulin may come out positive, where therapy gave insulin because glucose was about to
-rise, and that is what ARX is.
+rise, and that is what ARX is. With `signed` it is told what a world model is told: insulin still to come never raises
+glucose, and carbohydrate still to come never lowers it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from foreworld.domains.treatment.windows import (
     windows_at,
 )
 from foreworld.episodes.schema import Schema
-from foreworld.errors import InputError
+from foreworld.errors import InputError, MissingExtraError
 from foreworld.model.belief import History
 from foreworld.model.dynamics import HorizonGrid
 
@@ -47,6 +48,7 @@ class LinearConfig(BaseModel):
         folds: Parts for that choice; a part is predicted by a fit on the others.
         held_out: What a part is: other subjects, or another stretch of time of the same ones.
         seed: Of the bootstrap.
+        signed: Whether what is still to come may act in its known direction alone (least squares with bounds).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,6 +62,7 @@ class LinearConfig(BaseModel):
     folds: int = Field(default=4, ge=2)
     held_out: Literal["subject", "time"] = "subject"
     seed: int = 0
+    signed: bool = False
 
 
 @dataclass(frozen=True)
@@ -248,10 +251,17 @@ def _solve(parts: Tensor, members: Tensor, config: LinearConfig) -> Coefficients
             ]
         )
         best = int(errors.argmin())
-        ridge[h] = config.ridge[best]
-        scale[h] = torch.sqrt(errors[best] / total[0, 0])
+        penalty, least = config.ridge[best], errors[best]
+        sign = None
+        if config.signed:
+            sign = torch.zeros(len(inputs), dtype=torch.float64)
+            sign[past : past + h + 1], sign[past + h + 1 :] = -1.0, 1.0
+            least = torch.stack([_error(part, _ridge(total - part, inputs, target, penalty, sign)) for part in parts])
+            least = least.sum()
+        ridge[h] = penalty
+        scale[h] = torch.sqrt(least / total[0, 0])
         for e in range(config.members):
-            vectors[e, h] = -_ridge(members[e], inputs, target, config.ridge[best])
+            vectors[e, h] = -_ridge(members[e], inputs, target, penalty, sign)
     mean = total[0, 1 : 1 + past] / total[0, 0]
     variance = total.diagonal()[1 : 1 + past] / total[0, 0] - mean**2
     insulin = vectors[..., 1 + past : 1 + past + points]
@@ -262,8 +272,11 @@ def _solve(parts: Tensor, members: Tensor, config: LinearConfig) -> Coefficients
     )
 
 
-def _ridge(products: Tensor, inputs: Tensor, target: int, penalty: float) -> Tensor:
-    """[D] vector v such that `design @ v` is the error target - prediction of the ridge fit."""
+def _ridge(products: Tensor, inputs: Tensor, target: int, penalty: float, sign: Tensor | None = None) -> Tensor:
+    """[D] vector v such that `design @ v` is the error target - prediction of the ridge fit.
+
+    With `sign` [inputs], coefficients are at least 0 where it is 1 and at most 0 where it is -1.
+    """
     count = products[0, 0]
     mean_x, mean_y = products[0, inputs] / count, products[0, target] / count
     covariance = products[inputs][:, inputs] / count - mean_x[:, None] * mean_x
@@ -272,10 +285,23 @@ def _ridge(products: Tensor, inputs: Tensor, target: int, penalty: float) -> Ten
     spread = torch.where(variance > 1e-9, variance.clamp(min=1e-9).sqrt(), torch.full_like(variance, torch.inf))
     matrix = covariance / spread[:, None] / spread + penalty * torch.eye(len(inputs), dtype=torch.float64)
     right = (products[inputs, target] / count - mean_x * mean_y) / spread
-    slope = torch.linalg.solve(matrix, right) / spread
+    slope = (torch.linalg.solve(matrix, right) if sign is None else _bounded(matrix, right, sign)) / spread
     vector = torch.zeros(len(products), dtype=torch.float64)
     vector[0], vector[inputs], vector[target] = mean_x @ slope - mean_y, -slope, 1.0
     return vector
+
+
+def _bounded(matrix: Tensor, right: Tensor, sign: Tensor) -> Tensor:
+    """The minimiser of x'Mx / 2 - x'r whose entries have the signs given (0: any)."""
+    try:
+        from scipy.optimize import lsq_linear
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("scipy", "treatment") from error
+    root = torch.linalg.cholesky(matrix)
+    moved = torch.linalg.solve_triangular(root, right[:, None], upper=False)[:, 0]
+    low = torch.where(sign > 0, 0.0, -torch.inf).numpy()
+    high = torch.where(sign < 0, 0.0, torch.inf).numpy()
+    return torch.from_numpy(lsq_linear(root.T.numpy(), moved.numpy(), (low, high), method="bvls").x)
 
 
 def _error(products: Tensor, vector: Tensor) -> Tensor:

@@ -160,7 +160,7 @@ def calibrate(
         report: Takes one line a round.
     """
     config = config or CalibrateConfig()
-    patients = cohort("calibrate", config.subjects, seed, config.collect.spread)
+    patients = cohort("calibrate", config.subjects, seed, config.collect.spread, config.collect.records)
     logged = record_therapy(patients, config.collect, seed + 1000, config.days)
     seen = moments_of(model, History.from_episodes(SCHEMA, logged), each=48, first=12, seed=seed)
     # Those who did not live through their therapy are not in the log: count subjects as the cohort does.
@@ -194,7 +194,7 @@ def calibrate_planning(
         report: Takes one line a round.
     """
     config = config or CalibrateConfig()
-    patients = cohort("calibrate", config.subjects, seed, config.collect.spread)
+    patients = cohort("calibrate", config.subjects, seed, config.collect.spread, config.collect.records)
     rounds = []
     for number in range(config.rounds):
         agent = insulin_agent(Forecaster(model, calibration), seed=seed)

@@ -61,9 +61,9 @@ class Job:
         subjects: Names of table patients.
         config: The protocol.
         model: Checkpoint folder of the arm `foreworld`.
-        data: Store that the arm `arx` is fitted on.
+        data: Store that the arms `arx` and `arx_signed` are fitted on.
         keep_forecasts: Keep the forecast of every so many steps; 0 keeps none.
-        calibrate: How the arm `arx` is calibrated; the defaults if None. The world model was, when it was made.
+        calibrate: How those two are calibrated; the defaults if None. The world model was, when it was made.
     """
 
     arm: str
@@ -97,9 +97,9 @@ class Run:
     loop: Loop | None = None
 
 
-PLANNING_ARMS = ("foreworld", "arx")
+PLANNING_ARMS = ("foreworld", "arx", "arx_signed")
 CLASSICAL_ARMS = ("nothing", "bb", "bb_error", "bb_cap", "pid", "fallback")
-ARMS = ("foreworld", "fallback", "bb_error", "bb_cap", "bb", "pid", "arx", "nothing")
+ARMS = ("foreworld", "fallback", "bb_error", "bb_cap", "bb", "pid", "arx", "arx_signed", "nothing")
 
 
 def run_job(job: Job, progress: Callable[[int, int], None] | None = None) -> Run:
@@ -166,14 +166,16 @@ def _forecaster(job: Job) -> Forecaster:
         assert job.model is not None
         return load_forecaster(job.model)
     assert job.data is not None
-    return linear_forecaster(job.data, job.seed, job.calibrate)
+    return linear_forecaster(job.data, job.seed, job.calibrate, signed=job.arm == "arx_signed")
 
 
-def linear_forecaster(data: Path, seed: int, config: CalibrateConfig | None = None) -> Forecaster:
+def linear_forecaster(
+    data: Path, seed: int, config: CalibrateConfig | None = None, *, signed: bool = False
+) -> Forecaster:
     """The population ARX of a store, calibrated for the same planner in the same way as the world model."""
     store = EpisodeStore.open(data)
     fitting = [History.from_episodes(SCHEMA, [store.episode(i)]) for i in store.episodes_of("default/fit")]
-    model = fit_linear(SCHEMA, fitting, LinearConfig(grid=MODEL.grid))
+    model = fit_linear(SCHEMA, fitting, LinearConfig(grid=MODEL.grid, signed=signed))
     return Forecaster(model, calibrate_planning(model, Calibration(), config, seed=seed))
 
 

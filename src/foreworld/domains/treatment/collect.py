@@ -40,6 +40,7 @@ class CollectConfig(BaseModel):
         subjects: Virtual people.
         days: Days recorded for each.
         spread: Jitter of the physiological parameters (standard deviation of the logarithm).
+        records: Jitter of carb ratio and correction factor against what the person would need.
         scenario: Carb error and sensor; `days` and `meals` are taken from here.
         meals: Shares of the people who eat by each plan, so that no protocol's meals are foreign to the model.
         basal_low: Least factor on the profile basal.
@@ -56,6 +57,7 @@ class CollectConfig(BaseModel):
     subjects: int = Field(default=1200, ge=1)
     days: int = Field(default=10, ge=1)
     spread: float = Field(default=0.4, ge=0)
+    records: float = Field(default=0.15, ge=0)
     scenario: ScenarioConfig = ScenarioConfig()
     meals: dict[Meals, float] = Field(default={"weight_scaled": 0.5, "stock": 0.35, "g2p2c": 0.15}, min_length=1)
     basal_low: float = Field(default=0.5, ge=0)
@@ -120,7 +122,11 @@ class LoggedTherapy:
 
 
 def cohort(
-    purpose: Literal["fit", "calibrate", "tune", "visit"], count: int, seed: int, spread: float = 0.4
+    purpose: Literal["fit", "calibrate", "tune", "visit"],
+    count: int,
+    seed: int,
+    spread: float = 0.4,
+    records: float = 0.15,
 ) -> Patients:
     """Virtual people jittered from the nine training patients, on a profile that a clinic would have let stand.
 
@@ -133,6 +139,7 @@ def cohort(
         count: How many.
         seed: Of the draw.
         spread: See `CollectConfig`.
+        records: See `CollectConfig`.
 
     Raises:
         InputError: Almost nobody drawn is plausible.
@@ -145,7 +152,9 @@ def cohort(
                 f"{ROUNDS} draws of {count} people at spread {spread:g} gave only {sum(map(len, kept))} whose profile "
                 "a clinic would let stand; use a smaller spread"
             )
-        drawn = jitter(parents, count, seed=(seed * 10 + PURPOSES[purpose]) * ROUNDS + round_, spread=spread)
+        drawn = jitter(
+            parents, count, seed=(seed * 10 + PURPOSES[purpose]) * ROUNDS + round_, spread=spread, records=records
+        )
         scenario = Scenario.draw(drawn, ScenarioConfig(days=3, carb_error_sd=0.0, sensor_noise=False), seed=9)
         therapy = BasalBolus()
         therapy.reset(drawn)
@@ -239,7 +248,7 @@ def collect(path: str | Path, config: CollectConfig | None = None, *, seed: int 
         The store.
     """
     config = config or CollectConfig()
-    patients = cohort("fit", config.subjects, seed, config.spread)
+    patients = cohort("fit", config.subjects, seed, config.spread, config.records)
     store = EpisodeStore.create(path, SCHEMA)
     store.append(record_therapy(patients, config, seed, config.days))
     store.split("default", {"fit": 0.92, "validate": 0.08}, seed)

@@ -36,8 +36,8 @@ from foreworld.evidence.statistics import Interval
 from foreworld.forecast.forecaster import Forecaster
 from foreworld.model.belief import History
 
-FORECAST_ARMS = ("foreworld", "arx", "arx_population", "ar", "persistence", "network")
-EFFECT_ARMS = ("foreworld", "foreworld_shuffled", "arx", "arx_population", "constant")
+FORECAST_ARMS = ("foreworld", "arx", "arx_signed", "arx_population", "ar", "persistence", "network")
+EFFECT_ARMS = ("foreworld", "foreworld_shuffled", "arx", "arx_signed", "arx_population", "constant")
 COVERAGE = tuple(f"coverage_90_{point * STEP_MINUTES}" for point in MODEL.grid.points)
 FORECAST_METRICS = ("rmse_30", "rmse_60", "rmse_120", "coverage_90", *COVERAGE, "train_cpu_seconds")
 MINUTES = CounterfactualConfig().minutes
@@ -92,9 +92,11 @@ def _forecast(request: Request) -> Sequence[Row]:
         made = parts[seed]
         record = record_therapy(patients, config, seed)
         linear = LinearConfig(grid=MODEL.grid, seed=seed)
+        signed = linear.model_copy(update={"signed": True})
         makers: dict[str, Callable[[], Arm]] = {
             "foreworld": lambda made=made: ForecasterArm(load_forecaster(made.model)),  # type: ignore[misc]
             "arx": lambda linear=linear: PatientARX(linear),  # type: ignore[misc]
+            "arx_signed": lambda signed=signed: PatientARX(signed),  # type: ignore[misc]
             "arx_population": lambda made=made, linear=linear: ForecasterArm(  # type: ignore[misc]
                 Forecaster(fit_linear(SCHEMA, histories_of(made.data), linear))
             ),
@@ -183,6 +185,7 @@ def _effects(made: Prepared, config: CounterfactualConfig, seed: int) -> dict[st
     return {
         "foreworld": lambda: ForecasterEffect(load_forecaster(made.model)),
         "arx": lambda: PatientEffect(PatientARX(linear)),
+        "arx_signed": lambda: PatientEffect(PatientARX(linear.model_copy(update={"signed": True}))),
         "arx_population": lambda: ForecasterEffect(Forecaster(fit_linear(SCHEMA, histories_of(made.data), linear))),
         "constant": constant,
     }

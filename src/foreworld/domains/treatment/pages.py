@@ -43,6 +43,7 @@ ARM_NAMES = {
     "bb_cap": "basal-bolus, capped",
     "pid": "PID",
     "arx": "same planner, ARX model",
+    "arx_signed": "same planner, ARX with signs",
     "oref0": "oref0",
     "oref0_smb": "oref0 with microboluses",
     "filter": "particle filter",
@@ -54,6 +55,7 @@ ARM_NAMES = {
 MODEL_NAMES = {
     "foreworld": "foreworld",
     "arx": "ARX with inputs",
+    "arx_signed": "ARX with signed inputs",
     "ar": "AR without inputs",
     "persistence": "last reading persists",
     "supervised": "plain supervised network",
@@ -67,6 +69,7 @@ _ARM_MEANINGS = {
     "bb_cap": "basal-bolus with corrections less insulin on board, and low suspend",
     "pid": "a PID controller tuned on each patient, with low suspend",
     "arx": "the planner and guardrails of foreworld on a linear model with inputs",
+    "arx_signed": "the same, where the linear model is told that insulin lowers glucose and carbohydrate raises it",
     "oref0": "the open-source OpenAPS reference design",
     "oref0_smb": "the open-source OpenAPS reference design with microboluses",
     "filter": "a particle filter that is told the true equations: about what is attainable",

@@ -13,7 +13,7 @@ from foreworld.evidence.protocol import Request
 
 # Arms that need the world model, and those that are fitted on the store itself.
 MODEL_ARMS = ("foreworld", "foreworld_shuffled")
-DATA_ARMS = ("arx", "arx_population", "network")
+DATA_ARMS = ("arx", "arx_signed", "arx_population", "network")
 GROUPS = ("all", "unseen", "adult", "adolescent", "child")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from foreworld.domains.treatment import forecast_protocol, guardrail_protocol
 from foreworld.domains.treatment.closed_loop import (
     ARMS,
+    PLANNING_ARMS,
     Job,
     LoopConfig,
     Run,
@@ -86,7 +87,7 @@ def run_loop(
         config = config.model_copy(update={"days": 1, "burn_in": 0})
     subjects = subjects_of(request.subjects if request.subjects else 4 if request.quick else None)
     samples = Samples(request.seeds, NAMES | Names(frozenset(ARMS), frozenset(GROUPS), frozenset(LOOP_METRICS)))
-    jobs, parts = [], prepare_all(request, report) if {"foreworld", "arx"} & set(arms) else {}
+    jobs, parts = [], prepare_all(request, report) if set(PLANNING_ARMS) & set(arms) else {}
     for seed in request.seeds:
         made = parts.get(seed)
         for arm in arms:

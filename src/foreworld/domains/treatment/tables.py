@@ -209,14 +209,16 @@ def steady_state(params: FloatArray) -> FloatArray:
     return x0
 
 
-def jitter(patients: Patients, count: int, seed: int, spread: float = 0.25, mix: bool = True) -> Patients:
+def jitter(
+    patients: Patients, count: int, seed: int, spread: float = 0.25, mix: bool = True, records: float = 0.15
+) -> Patients:
     """Draw new virtual patients around given ones.
 
     Each child takes a parent, uniformly; with `mix` it is moved up to half way (on the logarithmic scale) towards a
     second parent of the same age group. Its independent parameters are then jittered lognormally, more where people
     differ more, and everything else is recomputed so that its basal state is an exact steady state. Its records (`cr`,
     `cf`) keep the parent's mismatch: parent's value x measured response of the child / of the parent, with lognormal
-    noise of 0.15, within 0.4 ... 2.5 of the parent's. Child `i` depends on `seed` and `i` alone, not on `count`.
+    noise of `records`, within 0.4 ... 2.5 of the parent's. Child `i` depends on `seed` and `i` alone, not on `count`.
 
     Args:
         patients: the parents; nothing of other patients is used.
@@ -224,6 +226,7 @@ def jitter(patients: Patients, count: int, seed: int, spread: float = 0.25, mix:
         seed: the same seed gives the same children.
         spread: standard deviation of the logarithm for a typical parameter.
         mix: whether to interpolate between parents first.
+        records: standard deviation of the logarithm of what the clinic's records miss a child's response by.
 
     Returns:
         `count` patients, named after the first parent: `adult#002~0017`.
@@ -231,7 +234,7 @@ def jitter(patients: Patients, count: int, seed: int, spread: float = 0.25, mix:
     Raises:
         InputError: no parents, a negative option, or no plausible child in 1000 draws.
     """
-    if not len(patients) or count < 1 or seed < 0 or spread < 0.0:
+    if not len(patients) or count < 1 or seed < 0 or min(spread, records) < 0.0:
         raise InputError(f"cannot jitter {len(patients)} parents with count={count}, seed={seed}, spread={spread}")
     low, high = patients.params.min(axis=0) / _WIDEN, patients.params.max(axis=0) * _WIDEN
     for name in _SHARES:
@@ -246,7 +249,7 @@ def jitter(patients: Patients, count: int, seed: int, spread: float = 0.25, mix:
         peers = [row for row in range(len(patients)) if patients.group[row] == patients.group[first]]
         parents[child] = first, peers[int(generator.integers(len(peers)))]
         share[child] = generator.uniform(0.5, 1.0) if mix else 1.0
-        noise[child] = 0.15 * generator.normal(size=2)
+        noise[child] = records * generator.normal(size=2)
         center = _blend(patients.params[parents[child, 0]], patients.params[parents[child, 1]], share[child])
         params[child] = _plausible_child(generator, center, low, high, spread)
     ratio, factor = _records(patients, params, parents, share)
