@@ -1,14 +1,14 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 
-from foreworld.agent.calibrate import Moments, Visits, fit_bands, fit_novelty, fit_trajectory, moments_of
+from foreworld.agent.calibrate import Moments, Visits, by_stage, fit_bands, fit_novelty, fit_trajectory, moments_of
 from foreworld.domains.treatment.schema import SCHEMA
 from foreworld.domains.treatment.task import guardrails
 from foreworld.errors import InputError
-from foreworld.forecast.forecaster import Calibration
+from foreworld.forecast.forecaster import Calibration, Stage
 from foreworld.model.belief import History
 from foreworld.planning.guardrail import StateGuardrail
 
@@ -23,7 +23,7 @@ def moments(n, seed, missing=0.1):
     error = 0.5 * scale * (torch.empty(n, HORIZON).exponential_(generator=draw) - 0.7)
     mean = 100.0 + 20.0 * torch.randn(n, HORIZON, generator=draw)
     truth = torch.where(torch.rand(n, HORIZON, generator=draw) < missing, torch.nan, mean + error)
-    return Moments({"cgm": mean}, {"cgm": scale}, {"cgm": truth}, scale, mean, torch.arange(n))
+    return Moments({"cgm": mean}, {"cgm": scale}, {"cgm": truth}, scale, mean, torch.arange(n), torch.arange(n))
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def visits(n, seed):
     least = {rail.name: draw.normal(30.0, 10.0, n) for rail in RAILS}
     scale = {rail.name: np.exp(draw.normal(2.0, 0.3, n)) for rail in RAILS}
     true = {name: least[name] - scale[name] * draw.standard_t(4, n) for name in least}
-    return Visits(least, scale, true, least, torch.zeros(n, 2), torch.zeros(n, 2), np.arange(n))
+    return Visits(least, scale, true, least, torch.zeros(n, 2), torch.zeros(n, 2), np.arange(n), np.arange(n))
 
 
 def test_trajectory_bounds_hold_their_risk_on_fresh_visits():
@@ -93,7 +93,7 @@ def test_the_tightened_margin_is_what_the_guardrail_uses():
     found = visits(500, 0)
     calibration = Calibration(trajectory=fit_trajectory(found, RAILS))
     rail = RAILS[0]
-    bound = calibration.trajectory_bound(rail.name, rail.risk)
+    (bound,) = calibration.trajectory_bounds(rail.name, rail.risk).tolist()
     short = found.true[rail.name] < found.least[rail.name] - bound * found.scale[rail.name]
     np.testing.assert_array_equal(short, found.exceeded(calibration, rail))
 
@@ -106,6 +106,47 @@ def test_too_few_plans_for_a_guardrails_own_risk_are_refused():
     assert "0.05" in bounds["predicted_very_low"] and "0.01" not in bounds["predicted_very_low"]
     with pytest.raises(InputError):
         fit_trajectory(visits(0, 0), RAILS)
+
+
+def growing(n, seed):
+    """Plans of people who are twice as predictable once 1000 moments of them are known."""
+    found = visits(n, seed)
+    known = np.random.default_rng(seed).integers(1, 2000, n)
+    true = {
+        name: found.least[name] - (found.least[name] - true) * np.where(known < 1000, 2.0, 1.0)
+        for name, true in found.true.items()
+    }
+    return replace(found, true=true, known=known)
+
+
+def staged(found, starts):
+    first, *later = by_stage(lambda part: fit_trajectory(part, RAILS), found, starts)
+    stages = tuple(Stage(after=start, trajectory=bounds) for start, bounds in zip(starts, later, strict=True))
+    return Calibration(trajectory=first, later=stages)
+
+
+def test_the_claimed_risk_holds_in_every_stage_of_being_known_and_not_only_on_average():
+    fresh, rail = growing(8000, 1), RAILS[0]
+    for calibration, holds in ((staged(growing(8000, 0), (1000,)), True), (staged(growing(8000, 0), ()), False)):
+        for new in (True, False):
+            short = fresh.exceeded(calibration, rail, 0.2)[(fresh.known < 1000) == new]
+            assert Sigma(0.2, 2000).holds(short.mean()) == holds
+
+
+def test_a_stage_without_enough_plans_is_held_to_the_stage_before():
+    calibration = staged(growing(400, 0), (1000, 5000))
+    one, two = calibration.later
+    assert two.trajectory == one.trajectory != calibration.trajectory
+    few = staged(growing(150, 0), (1000,))
+    few = few.model_copy(update={"later": (few.later[0].model_copy(update={"trajectory": {}}),)})
+    bounds = few.trajectory_bounds(RAILS[0].name, 0.2)
+    assert bounds[0] == bounds[1]
+    with pytest.raises(InputError):
+        staged(growing(400, 0).between(1000, 2000), (1000,))
+    broken = growing(400, 0)
+    broken.true[RAILS[0].name][broken.known > 1500] = np.nan
+    with pytest.raises(InputError, match="NaN"):
+        staged(broken, (1000, 1500))
 
 
 def states(n, seed):

@@ -181,7 +181,7 @@ class NanIsFine(StateGuardrail):
 
 class Loosened(StateGuardrail):
     def margin(self, forecast, actions, history):
-        score = forecast.calibration.trajectory_bound(self.name, self.risk)
+        score = forecast.trajectory_bound(self.name, self.risk)
         return self.predicted(forecast)[0] + score
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foreworld.errors import InputError
-from foreworld.forecast.forecaster import Calibration, Forecast
+from foreworld.forecast.forecaster import Calibration, Forecast, Stage
 from foreworld.planning.guardrail import StateGuardrail, check_guardrails, digest
 
 
@@ -16,13 +16,13 @@ def rail(**change):
     return StateGuardrail(**{**settings, "start": 2, "horizon": 6, **change})
 
 
-def forecast(mean, points=(1, 2, 4, 6, 9), scale=1.0, usable=None, calibration=None):
+def forecast(mean, points=(1, 2, 4, 6, 9), scale=1.0, usable=None, calibration=None, known=1):
     mean = torch.as_tensor(mean, dtype=torch.float32).reshape(1, 1, -1)
     spread = torch.full_like(mean, scale)
     usable = torch.full((1, 1), points[-1] if usable is None else usable)
     return Forecast(
         torch.tensor(points), {"x": mean[None]}, {"x": mean}, {"x": spread}, {"x": mean}, {"x": mean},
-        calibration or Calibration(), torch.zeros(1, 1), usable,
+        calibration or Calibration(), torch.zeros(1, 1), usable, torch.full((1,), known),
     )  # fmt: skip
 
 
@@ -57,6 +57,15 @@ def test_a_larger_score_only_lowers_the_margin(a, b, scale):
 
     assert tightened(high) <= tightened(low) <= margin(rail(), [100.0] * 5, scale=scale)
     assert tightened(a) == pytest.approx(30 - a * scale, rel=1e-4, abs=1e-3)
+
+
+def test_the_score_is_that_of_how_long_the_subject_is_known():
+    later = (Stage(after=10, trajectory={"low": {"0.1": 2.0}}), Stage(after=20, trajectory={"low": {"0.1": 1.0}}))
+    calibration = Calibration(trajectory={"low": {"0.1": 5.0}}, later=later)
+    found = [margin(rail(), [100.0] * 5, calibration=calibration, known=known) for known in (1, 9, 10, 19, 20, 999)]
+    assert found == [25.0, 25.0, 28.0, 28.0, 29.0, 29.0]
+    with pytest.raises(ValueError, match="follow one another"):
+        Calibration(later=later[::-1])
 
 
 def test_an_infinite_score_lets_nothing_pass():

@@ -7,8 +7,11 @@ rounds; this module holds the statistics).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -35,6 +38,7 @@ class Moments:
         spread: [n, H] disagreement of the members, the largest over quantities.
         context: [n, C].
         subject: [n] index of the subject.
+        known: [n] moments of history behind each forecast.
     """
 
     mean: dict[str, Tensor]
@@ -43,6 +47,25 @@ class Moments:
     spread: Tensor
     context: Tensor
     subject: Tensor
+    known: Tensor
+
+    def between(self, first: int, until: int) -> Self:
+        """Those with at least `first` and fewer than `until` moments of history behind them."""
+        kept = (self.known >= first) & (self.known < until)
+
+        def of(values: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: value[kept] for name, value in values.items()}
+
+        return replace(
+            self,
+            mean=of(self.mean),
+            scale=of(self.scale),
+            truth=of(self.truth),
+            spread=self.spread[kept],
+            context=self.context[kept],
+            subject=self.subject[kept],
+            known=self.known[kept],
+        )
 
 
 @torch.no_grad()
@@ -88,7 +111,44 @@ def moments_of(
         truth[name] = torch.where(mask[..., i] > 0, values, torch.full_like(values, torch.nan))
     spread = torch.stack([disagreement(means[name], scale[name]) for name in model.quantities]).amax(0)
     subject = torch.arange(len(history))[:, None].expand(-1, each).flatten()
-    return Moments(mean, scale, truth, spread, prepared.context, subject)
+    return Moments(mean, scale, truth, spread, prepared.context, subject, belief.count)
+
+
+class Aged(Protocol):
+    """Moments or visits, which can be told apart by how much history is behind them."""
+
+    def between(self, first: int, until: int) -> Self:
+        """Those with at least `first` and fewer than `until` moments of history."""
+
+
+Seen = TypeVar("Seen", bound=Aged)
+Found = TypeVar("Found", bound=dict[str, Any])
+
+
+def by_stage(fit: Callable[[Seen], Found], seen: Seen, starts: Sequence[int]) -> list[Found]:
+    """What `fit` finds in each stage of being known; a stage with too little in it takes over what the one before has.
+
+    Subjects are the less predictable the less they are known, so taking over is on the safe side.
+
+    Args:
+        fit: `fit_bands` or `fit_trajectory` with all but the first argument given.
+        seen: Of all stages.
+        starts: Moments of history from which the stages after the first count, ascending.
+
+    Raises:
+        InputError: The first stage already has too little, or something anywhere is not finite.
+    """
+    fit(seen)  # what is broken is told here, so that below nothing but too little of it is left to be refused
+    edges = [0, *starts, sys.maxsize]
+    found: list[Found] = []
+    for first, until in pairwise(edges):
+        try:
+            found.append(fit(seen.between(first, until)))
+        except InputError:
+            if not found:
+                raise
+            found.append(found[-1])
+    return found
 
 
 def fit_bands(moments: Moments, coverage: float) -> dict[str, tuple[float, ...]]:
@@ -163,6 +223,7 @@ class Visits:
         context: [n, C].
         spread: [n, H].
         subject: [n].
+        known: [n] moments of history behind each plan.
     """
 
     least: dict[str, np.ndarray]
@@ -172,10 +233,31 @@ class Visits:
     context: Tensor
     spread: Tensor
     subject: np.ndarray
+    known: np.ndarray
 
     def __len__(self) -> int:
         """Number of plans."""
         return len(self.subject)
+
+    def between(self, first: int, until: int) -> Self:
+        """Those of subjects with at least `first` and fewer than `until` moments of history."""
+        kept = (self.known >= first) & (self.known < until)
+        rows = torch.from_numpy(kept)
+
+        def of(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return {name: value[kept] for name, value in values.items()}
+
+        return replace(
+            self,
+            least=of(self.least),
+            scale=of(self.scale),
+            true=of(self.true),
+            margin=of(self.margin),
+            context=self.context[rows],
+            spread=self.spread[rows],
+            subject=self.subject[kept],
+            known=self.known[kept],
+        )
 
     def scores(self, name: str) -> np.ndarray:
         """[n] predicted minus true least distance, in units of the predicted scale."""
@@ -184,8 +266,9 @@ class Visits:
 
     def exceeded(self, calibration: Calibration, guardrail: StateGuardrail, risk: float | None = None) -> np.ndarray:
         """[n] whether the true distance fell short of the tightened one: happens at the stated risk, or less."""
-        bound = calibration.trajectory_bound(guardrail.name, guardrail.risk if risk is None else risk)
-        return np.asarray(self.scores(guardrail.name) > bound)
+        bounds = calibration.trajectory_bounds(guardrail.name, guardrail.risk if risk is None else risk)
+        stage = calibration.stage(torch.from_numpy(self.known))
+        return np.asarray(self.scores(guardrail.name) > bounds[stage].numpy())
 
 
 def fit_trajectory(

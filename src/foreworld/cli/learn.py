@@ -55,7 +55,7 @@ def train(
     say(f"{out}: trained on {len(episodes.episodes_of(config.split))} episodes for {config.fit.steps} steps")
 
 
-def calibrate(model: Path, *, subjects: int = 120, days: int = 4, rounds: int = 3, seed: int = 0) -> None:
+def calibrate(model: Path, *, subjects: int = 80, days: int = 6, rounds: int = 2, seed: int = 0) -> None:
     """Calibrate a model of the domain treatment on virtual people of their own: bands, novelty, guardrail scores.
 
     Plans come from a calibrated model only: `plan` asks for it.

@@ -107,6 +107,7 @@ def _forecast(quantity: str, shape: torch.Size | tuple[int, ...], mean: Tensor |
         calibration=Calibration(),
         novelty=torch.zeros(batch, candidates),
         usable=torch.full((batch, candidates), points, dtype=torch.int64),
+        known=torch.ones(batch, dtype=torch.int64),
     )
 
 
@@ -208,7 +209,7 @@ def _check_tightening(guardrail: StateGuardrail, review: Review, sweep: Forecast
             bool((after < before).all()),
             f"every margin to be lower at a calibrated score of {score:g} than at a lower one",
             "one that did not fall",
-            "subtract forecast.calibration.trajectory_bound(name, risk) times the predicted scale",
+            "subtract forecast.trajectory_bound(name, risk) times the predicted scale",
         )
         before = torch.where(torch.isinf(after), before, after)
 

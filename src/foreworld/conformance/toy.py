@@ -60,6 +60,11 @@ class ToyBelief:
         """[B, 1] how strange the state is."""
         return self.fields[:, 2:3]
 
+    @property
+    def count(self) -> Tensor:
+        """[B] nothing is learned from a history."""
+        return torch.ones(len(self.fields), dtype=torch.int64)
+
     def select(self, index: Tensor) -> Self:
         """Some of the subjects."""
         return replace(self, fields=self.fields[index])

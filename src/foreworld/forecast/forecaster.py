@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from foreworld.episodes.schema import Channel
@@ -21,13 +21,33 @@ from foreworld.forecast.novelty import NoveltyModel, disagreement
 from foreworld.model.interface import Believed, Imaginer, Ready
 
 
+class Stage(BaseModel):
+    """What holds once a subject has been known for a while: a model errs less about those whom it has watched.
+
+    Attributes:
+        after: Moments of history from which it holds.
+        bands: As in `Calibration`.
+        trajectory: As in `Calibration`.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    after: int = Field(ge=1)
+    bands: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    trajectory: dict[str, dict[str, float]] = Field(default_factory=dict)
+
+
 class Calibration(BaseModel):
     """What was learned from held-out subjects about the model's errors.
 
+    Errors are calibrated by how long a subject has been known (Mondrian conformal prediction, Vovk et al. 2005), so
+    that a claimed risk holds on the first day and not only on average over many.
+
     Attributes:
         coverage: Coverage of the display bands.
-        bands: By quantity: [H] half-widths in units of the predicted scale.
-        trajectory: By guardrail, then by risk level (as text): bound on the trajectory score.
+        bands: By quantity: [H] half-widths in units of the predicted scale, from the first moment on.
+        trajectory: By guardrail, then by risk level (as text): bound on the trajectory score, likewise.
+        later: Stages that follow, the longest known last.
         novelty: Thresholds of novelty, or None before calibration.
         subjects: Number of subjects it was fitted on.
         notes: Where it came from, round by round.
@@ -38,25 +58,47 @@ class Calibration(BaseModel):
     coverage: float = Field(default=0.9, gt=0, lt=1)
     bands: dict[str, tuple[float, ...]] = Field(default_factory=dict)
     trajectory: dict[str, dict[str, float]] = Field(default_factory=dict)
+    later: tuple[Stage, ...] = ()
     novelty: NoveltyModel | None = None
     subjects: int = 0
     notes: dict[str, Any] = Field(default_factory=dict)
 
-    def trajectory_bound(self, guardrail: str, risk: float) -> float:
-        """The score to subtract from a guardrail's margin at this risk; 0 before any guardrail was calibrated.
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        starts = [stage.after for stage in self.later]
+        if starts != sorted(set(starts)):
+            raise ValueError(f"stages of a calibration must follow one another, got {starts}")
+        return self
+
+    @property
+    def stages(self) -> tuple[Calibration | Stage, ...]:
+        """All stages, the first moment's first."""
+        return (self, *self.later)
+
+    def stage(self, known: Tensor) -> Tensor:
+        """[B] index of the stage for numbers of known moments [B]: 0 is the first, 1 the first of `later`."""
+        starts = torch.tensor([stage.after for stage in self.later], dtype=torch.int64)
+        return torch.searchsorted(starts, known.long(), right=True)
+
+    def trajectory_bounds(self, guardrail: str, risk: float) -> Tensor:
+        """[stages] the score to subtract from a guardrail's margin at this risk; 0 before any was calibrated.
 
         Raises:
             InputError: Others were calibrated and this one was not: its margin would silently go untightened.
         """
         if not self.trajectory:
-            return 0.0
-        bound = self.trajectory.get(guardrail, {}).get(f"{risk:g}")
-        if bound is None:
-            raise InputError(
-                f"guardrail {guardrail} was not calibrated at risk {risk:g}; calibrate again with the guardrails "
-                "that are planned with"
-            )
-        return bound
+            return torch.zeros(1 + len(self.later), dtype=torch.float64)
+        bounds: list[float] = []
+        for part in self.stages:
+            bound = part.trajectory.get(guardrail, {}).get(f"{risk:g}")
+            if bound is None and not bounds:
+                raise InputError(
+                    f"guardrail {guardrail} was not calibrated at risk {risk:g}; calibrate again with the guardrails "
+                    "that are planned with"
+                )
+            # A stage that had too little for this level is held to what the stage before is held to.
+            bounds.append(bounds[-1] if bound is None else bound)
+        return torch.tensor(bounds, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -92,6 +134,7 @@ class Forecast:
         calibration: What the bands and the guardrails' trajectory bounds rest on.
         novelty: [B, S]; above 1 is novel.
         usable: [B, S] int64: steps ahead up to which the members agree as they do on familiar data.
+        known: [B] int64 moments of history behind it.
     """
 
     points: Tensor
@@ -103,6 +146,12 @@ class Forecast:
     calibration: Calibration
     novelty: Tensor
     usable: Tensor
+    known: Tensor
+
+    def trajectory_bound(self, guardrail: str, risk: float) -> Tensor:
+        """[B, 1] the calibrated score that tightens a guardrail's margin here; raises as `Calibration` does."""
+        bounds = self.calibration.trajectory_bounds(guardrail, risk)
+        return bounds[self.calibration.stage(self.known)][:, None].float()
 
     def pick(self, candidate: Tensor) -> Forecast:
         """The forecast of one candidate [B] of each subject, with S = 1."""
@@ -122,6 +171,7 @@ class Forecast:
             self.calibration,
             self.novelty[rows, candidate][:, None],
             self.usable[rows, candidate][:, None],
+            self.known,
         )
 
 
@@ -145,12 +195,15 @@ class Forecaster:
         self._offsets = torch.special.ndtri(levels).float()
         normal = float(torch.special.ndtri(torch.tensor(0.5 + self.calibration.coverage / 2)))
         self._bands = {
-            name: torch.tensor(self.calibration.bands.get(name, (normal,) * len(self.points)))
+            name: [
+                torch.tensor(stage.bands.get(name, (normal,) * len(self.points))) for stage in self.calibration.stages
+            ]
             for name in model.quantities
         }
         novelty = self.calibration.novelty
         self._limit = torch.full((len(self.points),), math.inf) if novelty is None else novelty.limits()
-        for what, values in (*self._bands.items(), ("novelty", self._limit)):
+        bands = [(name, values) for name, parts in self._bands.items() for values in parts]
+        for what, values in (*bands, ("novelty", self._limit)):
             if len(values) != len(self.points):
                 raise InputError(
                     f"the calibration of {what} has {len(values)} horizon points, the model {len(self.points)}; "
@@ -185,7 +238,8 @@ class Forecaster:
             latents = torch.where(sound, latents, torch.full_like(latents, torch.nan))
         means, scales = self.model.read(latents), self.model.read_scale(latents)
         samples, mean, scale, lower, upper = {}, {}, {}, {}, {}
-        spread = torch.zeros(())
+        known, spread = imagined.belief.count, torch.zeros(())
+        stage = self.calibration.stage(known)
         for name in self.model.quantities:
             members = means[name]
             typical = scales[name].mean(0)
@@ -193,13 +247,13 @@ class Forecaster:
             offsets = self._offsets[:, None, None, None] * typical
             samples[name] = _within(channel, members + offsets)
             mean[name], scale[name] = members.mean(0), typical
-            half = self._bands[name] * typical
+            half = torch.stack(self._bands[name])[stage][:, None] * typical
             # What cannot be is not shown; the truth lies within the bounds, so no coverage is lost.
             lower[name] = _within(channel, mean[name] - half)
             upper[name] = _within(channel, mean[name] + half)
             spread = torch.maximum(spread, disagreement(members, typical))
         novelty, usable = self._trust(imagined, spread)
-        return Forecast(self.points, samples, mean, scale, lower, upper, self.calibration, novelty, usable)
+        return Forecast(self.points, samples, mean, scale, lower, upper, self.calibration, novelty, usable, known)
 
     def _trust(self, imagined: Imagined, spread: Tensor) -> tuple[Tensor, Tensor]:
         ratio = spread / self._limit

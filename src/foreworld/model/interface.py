@@ -19,6 +19,10 @@ from foreworld.model.dynamics import HorizonGrid
 class Believed(Protocol):
     """A model's picture of B subjects at one moment."""
 
+    @property
+    def count(self) -> Tensor:
+        """[B] int64 moments of history behind it."""
+
     def __len__(self) -> int:
         """Number of subjects B."""
 

@@ -128,7 +128,7 @@ class StateGuardrail(Guardrail):
     def margin(self, forecast: Forecast, actions: Tensor, history: History) -> Tensor:
         """Least predicted distance minus the calibrated score times the predicted scale."""
         least, scale = self.predicted(forecast)
-        margin = least - forecast.calibration.trajectory_bound(self.name, self.risk) * scale
+        margin = least - forecast.trajectory_bound(self.name, self.risk) * scale
         # Beyond the usable horizon nothing is known: such a candidate cannot be shown to be safe.
         return torch.where(forecast.usable >= self.horizon, margin, torch.full_like(margin, torch.nan))
 

@@ -53,6 +53,8 @@ class Plan:
         rejected: Cheaper candidates that a guardrail rejected, the cheapest first.
         provenance: Profile, hashes, seeds and counts.
         guardrails: Those that were checked.
+        step: Length of a step, in `time_unit`.
+        time_unit: Of explanations.
     """
 
     actions: Tensor
@@ -63,17 +65,16 @@ class Plan:
     rejected: tuple[Alternative, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     guardrails: tuple[Guardrail, ...] = ()
+    step: float = 1.0
+    time_unit: str = "steps"
 
     def explain(self) -> str:
         """Plain sentences from the figures of this plan."""
         first = ", ".join(f"{name} {float(self.actions[0, i]):.3g}" for i, name in enumerate(self.channels))
-        lines = [f"Proposed now: {first}.", *_course(self.forecast)]
+        lines = [f"Proposed now: {first}.", *_course(self.forecast, self.step, self.time_unit)]
         units = {g.name: g.unit for g in self.guardrails}
-        tightest = min(self.margins, key=lambda name: self.margins[name])
-        lines.append(
-            f"All {len(self.margins)} guardrails hold; the closest is {tightest} with "
-            f"{self.margins[tightest]:.3g} {units.get(tightest, '')} to spare."
-        )
+        spare = (f"{name} with {value:.3g} {units.get(name, '')}".rstrip() for name, value in self.margins.items())
+        lines.append(f"All {len(self.margins)} guardrails hold: {', '.join(spare)} to spare.")
         if self.rejected:
             best = self.rejected[0]
             other = ", ".join(f"{name} {float(best.actions[0, i]):.3g}" for i, name in enumerate(self.channels))
@@ -123,20 +124,20 @@ class Refusal:
         return "\n".join(lines)
 
 
-def _course(forecast: Forecast) -> list[str]:
+def _course(forecast: Forecast, step: float, unit: str) -> list[str]:
     lines = []
     share = f"{forecast.calibration.coverage:.0%}"
     for name, mean in forecast.mean.items():
         path, low, high = mean[0, 0], forecast.lower[name][0, 0], forecast.upper[name][0, 0]
         picks = sorted({0, len(path) // 3, 2 * len(path) // 3, len(path) - 1})
         parts = [
-            f"{_figure(path[i])} ({_figure(low[i])} to {_figure(high[i])}) in {int(forecast.points[i])} steps"
+            f"{_figure(path[i])} ({_figure(low[i])} to {_figure(high[i])}) in {int(forecast.points[i]) * step:g} {unit}"
             for i in picks
         ]
         lowest = int(torch.argmin(path))
         lines.append(
             f"Expected {name} ({share} band): {'; '.join(parts)}; "
-            f"lowest {_figure(path[lowest])} in {int(forecast.points[lowest])} steps."
+            f"lowest {_figure(path[lowest])} in {int(forecast.points[lowest]) * step:g} {unit}."
         )
     return lines
 

@@ -47,7 +47,7 @@ def test_seeds_of_one_purpose_never_reach_those_of_the_next(monkeypatch):
     # Nobody is ever plausible: drawing must stop before it takes another cohort's seeds.
     seeds = []
 
-    def drawn(parents, count, seed, spread):
+    def drawn(parents, count, seed, spread, records):
         seeds.append(seed)
         return tables.jitter(parents, 1, seed=0, spread=0.1)
 

@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from foreworld.agent.agent import ACTORS, Actor, Agent, Step
-from foreworld.agent.calibrate import Moments, Visits, fit_bands, fit_novelty, fit_trajectory, moments_of
+from foreworld.agent.calibrate import Moments, Visits, by_stage, fit_bands, fit_novelty, fit_trajectory, moments_of
 from foreworld.domains.treatment.collect import CollectConfig, cohort, record_therapy
 from foreworld.domains.treatment.loop import insulin_agent, run_agent
 from foreworld.domains.treatment.scenario import Scenario, ScenarioConfig
@@ -19,7 +19,7 @@ from foreworld.domains.treatment.schema import SCHEMA
 from foreworld.domains.treatment.simulator import Simulator
 from foreworld.domains.treatment.tables import Patients
 from foreworld.errors import InputError
-from foreworld.forecast.forecaster import Calibration, Forecaster, Imagined
+from foreworld.forecast.forecaster import Calibration, Forecaster, Imagined, Stage
 from foreworld.forecast.novelty import disagreement
 from foreworld.learning.train import card_of
 from foreworld.model.belief import History
@@ -30,7 +30,7 @@ from foreworld.planning.guardrail import StateGuardrail
 
 # Bands and guardrails speak about ordinary people on ordinary therapy: those that the model is trained on are drawn
 # wider and treated more wildly, so that it has seen more than it will be asked about, and would give bands too wide.
-ORDINARY = CollectConfig(spread=0.25, pause=0.0, missed=0.0, extra=0.0, dose_error=0.0)
+ORDINARY = CollectConfig(spread=0.12, records=0.0, pause=0.0, missed=0.0, extra=0.0, dose_error=0.0)
 
 
 class CalibrateConfig(BaseModel):
@@ -42,6 +42,7 @@ class CalibrateConfig(BaseModel):
         loop_days: Days in closed loop for the guardrails' trajectory scores.
         rounds: Calibrate, plan, calibrate again.
         every: Steps between two branched decisions.
+        stages: Moments of history from which a subject counts as known for longer, ascending.
         coverage: Of the display bands.
         false_alarm: Of novelty.
         collect: Who, and on what therapy.
@@ -49,11 +50,12 @@ class CalibrateConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    subjects: int = Field(default=120, ge=8)
-    days: int = Field(default=4, ge=2)
-    loop_days: float = Field(default=2.0, gt=0)
-    rounds: int = Field(default=3, ge=1)
-    every: int = Field(default=11, ge=1)
+    subjects: int = Field(default=80, ge=8)
+    days: int = Field(default=6, ge=2)
+    loop_days: float = Field(default=4.0, gt=0)
+    rounds: int = Field(default=2, ge=1)
+    every: int = Field(default=5, ge=1)
+    stages: tuple[int, ...] = (288, 576)
     coverage: float = Field(default=0.9, gt=0, lt=1)
     false_alarm: float = Field(default=0.01, gt=0, lt=1)
     collect: CollectConfig = ORDINARY
@@ -85,7 +87,7 @@ def visits(
     columns: dict[str, list[np.ndarray]] = {
         f"{g.name}/{k}": [] for g in rails for k in ("least", "scale", "true", "margin")
     }
-    contexts, spreads, subjects = [], [], []
+    contexts, spreads, subjects, known = [], [], [], []
 
     def watch(t: int, real: Simulator, step: Step) -> None:
         if t < first or t % every:
@@ -113,6 +115,7 @@ def visits(
         contexts.append(imagined.prepared.context[rows])
         spreads.append(_spread(agent.forecaster, imagined, step.decisions.problem.space.expand(chosen.blocks))[rows])
         subjects.append(planned)
+        known.append(imagined.belief.count[rows].numpy())
 
     run_agent(agent, simulator, steps=steps, watch=watch)
     if not subjects:
@@ -133,6 +136,7 @@ def visits(
         torch.cat(contexts),
         torch.cat(spreads),
         np.concatenate(subjects),
+        np.concatenate(known),
     )
 
 
@@ -162,13 +166,13 @@ def calibrate(
     config = config or CalibrateConfig()
     patients = cohort("calibrate", config.subjects, seed, config.collect.spread, config.collect.records)
     logged = record_therapy(patients, config.collect, seed + 1000, config.days)
-    seen = moments_of(model, History.from_episodes(SCHEMA, logged), each=48, first=12, seed=seed)
+    seen = moments_of(model, History.from_episodes(SCHEMA, logged), each=72, first=12, seed=seed)
     # Those who did not live through their therapy are not in the log: count subjects as the cohort does.
     places = torch.tensor([patients.names.index(episode.subject) for episode in logged])
     seen = replace(seen, subject=places[seen.subject])
-    calibration = Calibration(
-        coverage=config.coverage, bands=fit_bands(seen, config.coverage), subjects=config.subjects
-    )
+    first, *later = by_stage(lambda part: fit_bands(part, config.coverage), seen, config.stages)
+    stages = tuple(Stage(after=start, bands=bands) for start, bands in zip(config.stages, later, strict=True))
+    calibration = Calibration(coverage=config.coverage, bands=first, later=stages, subjects=config.subjects)
     return calibrate_planning(model, calibration, config, seed=seed, seen=seen, report=report)
 
 
@@ -207,8 +211,13 @@ def calibrate_planning(
         rounds.append({"plans": len(visited), "exceeded_before": note})
         told = ", ".join(f"{name} {share:.1%}" for name, share in note.items())
         report(f"round {number + 1}: {len(visited)} plans carried out; fell short of the margin before: {told}")
+        first, *later = by_stage(lambda part, rails=rails: fit_trajectory(part, rails), visited, config.stages)  # type: ignore[misc]
+        stages = calibration.later or tuple(Stage(after=start) for start in config.stages)
         update: dict[str, object] = {
-            "trajectory": fit_trajectory(visited, rails),
+            "trajectory": first,
+            "later": tuple(
+                stage.model_copy(update={"trajectory": bounds}) for stage, bounds in zip(stages, later, strict=True)
+            ),
             "notes": {"rounds": rounds, "seed": seed},
         }
         if seen is not None:

@@ -23,11 +23,13 @@ from foreworld.domains.treatment.scenario import ScenarioConfig
 from foreworld.domains.treatment.schema import STEP_MINUTES
 from foreworld.domains.treatment.settings import MODEL
 from foreworld.domains.treatment.tables import load_patients
+from foreworld.domains.treatment.task import guardrails
 from foreworld.evidence.protocol import machine
 from foreworld.evidence.rows import NAMES, Names
 from foreworld.evidence.samples import Samples
 from foreworld.forecast.forecaster import Forecaster
 from foreworld.learning.progress import Mode
+from foreworld.planning.guardrail import StateGuardrail
 
 DEMO_ARMS = ("foreworld", "bb_error", "bb_cap", "pid")
 DEMO_LOOP = LoopConfig(days=2, burn_in=1)
@@ -159,11 +161,13 @@ def _day(run: Run, job: Job) -> DayExample:
     )
     margins = loop.margins[i, first:last]
     finite = np.where(np.isnan(margins), -np.inf, margins)
-    closest = finite.argmin(axis=1)
-    guardrails = {}
+    bounds = {rail.name: rail.bound for rail in guardrails() if isinstance(rail, StateGuardrail)}
+    active = {}
     for k, name in enumerate(loop.guardrails):
-        # 0 inactive, 1 closest to its bound, 2 refused: the codes of `DayExample`.
-        guardrails[name] = np.where(finite[:, k] < 0, 2, np.where(closest == k, 1, 0))
+        # Margins have several units: what is left is judged as a share of the bound, or of the dose's limit.
+        limit = bounds.get(name, loop.insulin[i, first:last] + finite[:, k])
+        # 0 inactive, 1 within a tenth of its bound, 2 refused: the codes of `DayExample`.
+        active[name] = np.where(finite[:, k] < 0, 2, np.where(finite[:, k] <= 0.1 * limit, 1, 0))
     return DayExample(
         patient=job.subjects[i],
         step_minutes=float(STEP_MINUTES),
@@ -174,6 +178,6 @@ def _day(run: Run, job: Job) -> DayExample:
         basal=float(patient.basal[0]),
         announced=loop.announced[i, first : last + 1],
         forecasts=forecasts,
-        guardrails=guardrails,
+        guardrails=active,
         acted=tuple(str(ACTORS[int(a)]).replace(" ", "_") for a in loop.actors[i, first:last]),
     )

@@ -36,9 +36,6 @@ HIGH_FROM, LOW_FROM = 115.0, 110.0
 HIGH_WIDTH, LOW_WIDTH = 50.0, 18.0
 
 
-FALLBACK = Fallback()
-
-
 class GlucoseObjective(Objective):
     """Quadratic costs of predicted glucose above and below a zone, over the whole horizon.
 
@@ -131,11 +128,12 @@ def action_space(grid: HorizonGrid, history: History, limits: InsulinLimits) -> 
     return ActionSpace(grid, blocks, torch.zeros_like(upper)[..., None], upper[..., None], ("insulin",), warp=2.0)
 
 
-def fallback_dose(history: History) -> np.ndarray:
+def fallback_dose(history: History, limits: InsulinLimits | None = None) -> np.ndarray:
     """[B] U: the standard of care's dose for the coming 5 minutes.
 
     Args:
         history: Regular steps of 5 minutes, equal lengths.
+        limits: Numbers of the insulin pack; the defaults if None.
     """
     values = {name: tensor.numpy().astype(np.float64) for name, tensor in history.values.items()}
     count = len(history)
@@ -151,7 +149,7 @@ def fallback_dose(history: History) -> np.ndarray:
         cf=values["cf"],
     )
     past = Past(history.times[0].numpy(), values["cgm"], values["insulin"], values["carbs"])
-    return FALLBACK.dose(people, past)
+    return Fallback(limits=limits or InsulinLimits()).dose(people, past)
 
 
 class InsulinTask:
@@ -184,7 +182,7 @@ class InsulinTask:
 
     def fallback(self, history: History) -> Tensor:
         """[B, 1] U: the standard of care with low suspends (`fallback.Fallback`)."""
-        return torch.from_numpy(fallback_dose(history))[:, None]
+        return torch.from_numpy(fallback_dose(history, self.limits))[:, None]
 
     def last_resort(self, history: History) -> Tensor:
         """[B, 1] U: no insulin for five minutes passes every rule in every state."""

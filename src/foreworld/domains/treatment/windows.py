@@ -62,6 +62,7 @@ class Window:
         weight: [B] kg.
         basal: [B] U/h.
         time: [B] float64 stamp in minutes.
+        count: [B] int64 moments of the record.
     """
 
     cgm: Tensor
@@ -71,6 +72,7 @@ class Window:
     weight: Tensor
     basal: Tensor
     time: Tensor
+    count: Tensor
 
     def __len__(self) -> int:
         return len(self.cgm)
@@ -100,6 +102,7 @@ class Window:
             insulin=torch.cat([self.insulin[:, 1:], action["insulin"].double()[:, None]], dim=1),
             carbs=torch.cat([self.carbs[:, 1:], observation["carbs"].double()[:, None]], dim=1),
             time=time.double(),
+            count=self.count + 1,
         )
 
 
@@ -134,6 +137,7 @@ def windows_at(history: History, at: Tensor, config: WindowConfig) -> Window:
         weight=v["weight"].repeat_interleave(count),
         basal=basal.repeat_interleave(count),
         time=history.times.gather(1, at).flatten(),
+        count=(at + 1).flatten(),
     )
 
 

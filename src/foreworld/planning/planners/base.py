@@ -64,8 +64,8 @@ class Judged:
         cost: [B, S].
         margins: By guardrail [B, S].
         feasible: [B, S].
-        violation: [B, S] float64, 0 where feasible: the shortfalls weighted by severity, plus a tier for what is worse
-            (an action guardrail broken, then an unsound or novel forecast).
+        violation: [B, S] float64, 0 where feasible: the worst shortfall weighted by severity, plus a tier for what is
+            worse (an action guardrail broken, then an unsound or novel forecast).
         key: [B, S] float64 ranking key, smaller is better; every feasible one is below every infeasible one.
     """
 
@@ -100,7 +100,7 @@ def judge(problem: Problem, blocks: Tensor) -> Judged:
         margin = margins[guardrail.name].double()
         feasible = feasible & (margin >= 0)
         missed = torch.nan_to_num(torch.clamp(-margin, min=0.0), nan=UNKNOWN, posinf=UNKNOWN)
-        short = short + missed * 10.0 ** (guardrail.severity - 5)
+        short = torch.maximum(short, missed * 10.0 ** (guardrail.severity - 5))
         if guardrail.risk == 0.0:
             # An action guardrail holds exactly and can always be met, so the nearest candidate must meet it, too.
             tier = torch.maximum(tier, (~(margin >= 0)).double())
@@ -215,7 +215,11 @@ class Decisions:
         rejected = (self._alternative(i, names),) if bool(self.rejected_any[i]) else ()
         forecast = _one(self.chosen.forecast, i)
         cost = float(self.chosen.cost[i, 0])
-        return Plan(actions, space.channels, forecast, margins, cost, rejected, self.provenance, guardrails)
+        schema = self.problem.forecaster.model.schema
+        return Plan(
+            actions, space.channels, forecast, margins, cost, rejected, self.provenance, guardrails,
+            schema.step, schema.time_unit,
+        )  # fmt: skip
 
     def _alternative(self, i: int, names: list[str]) -> Alternative:
         actions = self.problem.space.expand(self.rejected.blocks[i : i + 1])[0, 0]
@@ -258,6 +262,7 @@ def _one(forecast: Forecast, i: int) -> Forecast:
         forecast.calibration,
         forecast.novelty[i : i + 1],
         forecast.usable[i : i + 1],
+        forecast.known[i : i + 1],
     )
 
 
