@@ -68,7 +68,18 @@ def visits(n, seed):
     least = {rail.name: draw.normal(30.0, 10.0, n) for rail in RAILS}
     scale = {rail.name: np.exp(draw.normal(2.0, 0.3, n)) for rail in RAILS}
     true = {name: least[name] - scale[name] * draw.standard_t(4, n) for name in least}
-    return Visits(least, scale, true, least, torch.zeros(n, 2), torch.zeros(n, 2), np.arange(n), np.arange(n))
+    return Visits(
+        least,
+        scale,
+        true,
+        least,
+        torch.zeros(n, 2),
+        torch.zeros(n, 2),
+        np.arange(n),
+        np.arange(n),
+        np.zeros((n, 2)),
+        np.zeros(n),
+    )
 
 
 def test_trajectory_bounds_hold_their_risk_on_fresh_visits():

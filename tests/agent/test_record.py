@@ -140,7 +140,7 @@ def test_keys_of_another_seed_than_the_one_recorded_are_found(log, forecaster, t
         replay(rebuilt(log, tmp_path, change), agent(forecaster), MODEL)
 
 
-@pytest.mark.parametrize("gone", ["history.cgm", "belief.state", "keys", "stale", "history_times"])
+@pytest.mark.parametrize("gone", ["history.cgm", "belief.state", "keys", "barred", "history_times"])
 def test_a_decision_without_an_input_is_no_key_error(log, forecaster, tmp_path, gone):
     def change(record, arrays):
         del arrays[gone]
@@ -184,7 +184,7 @@ def test_no_temporary_file_is_left(recorded):
 def test_inputs_are_plain_arrays(recorded, tmp_path):
     entry = next(iter(audit.read(recorded[0])))
     arrays = load_file(recorded[0] / "inputs" / f"{entry.inputs}.safetensors")
-    assert arrays["history.cgm"].shape == (3, 1) and arrays["stale"].dtype == bool
+    assert arrays["history.cgm"].shape == (3, 1) and arrays["barred"].tolist() == [0, 0, 0]
     save_file(arrays, tmp_path / "copy.safetensors")
 
 

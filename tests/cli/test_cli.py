@@ -4,36 +4,16 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.cli.commands import EXAMPLE, ROOT, fails, run
 
 from foreworld import __version__
 from foreworld.cli import main
 
-ROOT = Path(__file__).parents[2]
-EXAMPLE = ROOT / "docs" / "examples" / "person.json"
 WALKS = ROOT / "docs" / "examples" / "walks.csv"
 WALKS_SCHEMA = ROOT / "docs" / "examples" / "walks.schema.json"
-
-
-def run(capsys, *tokens):
-    """Exit code, standard output and standard error of a command line."""
-    code = main([str(token) for token in tokens])
-    captured = capsys.readouterr()
-    assert "Traceback" not in captured.out + captured.err
-    return code, captured.out, captured.err
-
-
-def fails(capsys, code, words, *tokens):
-    found, out, err = run(capsys, *tokens)
-    assert found == code, err
-    assert out == ""
-    lines = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and err.splitlines()[-1] == lines[0]
-    for word in words:
-        assert word in lines[0]
 
 
 def test_help_is_quick_and_imports_nothing_heavy():
@@ -47,7 +27,18 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert done.returncode == 0, done.stderr
     # 0.2 s on an idle machine; the goal is 0.5 s.
     assert time.monotonic() - began < 2.0
-    for command in ("demo", "collect", "import", "train", "calibrate", "evaluate", "plan", "inspect", "audit"):
+    for command in (
+        "demo",
+        "collect",
+        "train",
+        "calibrate",
+        "evaluate",
+        "safety",
+        "plan",
+        "whatif",
+        "inspect",
+        "audit",
+    ):
         assert command in done.stdout
 
 
@@ -60,7 +51,9 @@ def test_help_is_quick_and_imports_nothing_heavy():
         "train",
         "calibrate",
         "evaluate",
+        "safety",
         "plan",
+        "whatif",
         "inspect",
         "audit verify",
         "audit replay",
@@ -217,36 +210,6 @@ def test_an_unknown_domain_lists_the_installed_ones(capsys):
 
 
 # --- plan and audit --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """An untrained model whose guardrails are calibrated so that they always hold: what counts here is the command."""
-    import torch
-
-    from foreworld.domains.treatment.calibrate import save_calibration
-    from foreworld.domains.treatment.schema import SCHEMA
-    from foreworld.domains.treatment.settings import MODEL
-    from foreworld.domains.treatment.task import guardrails
-    from foreworld.episodes import Statistics
-    from foreworld.forecast.forecaster import Calibration
-    from foreworld.model.checkpoint import save
-    from foreworld.model.world_model import WorldModel
-    from foreworld.planning.guardrail import StateGuardrail
-
-    torch.manual_seed(0)
-    centres = {"cgm": (140.0, 60.0), "insulin": (0.1, 0.6), "carbs": (0.01, 0.1)}
-    statistics = {
-        c.name: Statistics(mean=m, std=s, count=1000)
-        for c in SCHEMA.channels
-        if not c.discrete
-        for m, s in [centres.get(c.name, (2.0, 1.0))]
-    }
-    folder = tmp_path_factory.mktemp("model") / "model"
-    save(WorldModel(SCHEMA.with_statistics(statistics), MODEL), folder)
-    rails = [g for g in guardrails() if isinstance(g, StateGuardrail)]
-    save_calibration(folder, Calibration(trajectory={g.name: {f"{g.risk:g}": -1000.0} for g in rails}, subjects=8))
-    return folder
 
 
 def stale(tmp_path):

@@ -12,12 +12,11 @@ import pytest
 import torch
 
 from foreworld.agent.agent import ACTORS
-from foreworld.domains.treatment import parallel, prepare, prepared, protocols
+from foreworld.domains.treatment import parallel, prepare, prepared, protocols, track_protocol
 from foreworld.domains.treatment.calibrate import CalibrateConfig, load_forecaster
 from foreworld.domains.treatment.closed_loop import (
     STEPS_A_DAY,
     Job,
-    LoopConfig,
     add_samples,
     groups_of,
     run_job,
@@ -27,8 +26,9 @@ from foreworld.domains.treatment.collect import CollectConfig, collect
 from foreworld.domains.treatment.dosing import dose_cap
 from foreworld.domains.treatment.prepare import Recipe
 from foreworld.domains.treatment.tables import TRAINING, UNSEEN, load_patients
+from foreworld.domains.treatment.tracks import TRACKS, LoopConfig
 from foreworld.episodes import EpisodeStore
-from foreworld.errors import InputError
+from foreworld.errors import InputError, MissingDataError
 from foreworld.evidence.protocol import Evidence, Request
 from foreworld.evidence.rows import NAMES, Names
 from foreworld.evidence.samples import Samples
@@ -204,7 +204,7 @@ def test_three_unseen_patients_are_treated_for_a_day_within_the_dose_cap(job, ru
 
 
 def test_a_run_gives_valid_rows(job, run):
-    names = NAMES | Names(frozenset({"foreworld"}), frozenset(prepared.GROUPS), frozenset(protocols.LOOP_METRICS))
+    names = NAMES | Names(frozenset({"foreworld"}), frozenset(prepared.GROUPS), frozenset(track_protocol.LOOP_METRICS))
     samples = Samples((0,), names)
     add_samples(samples, job, run)
     rows = samples.rows()
@@ -253,6 +253,40 @@ def test_a_protocol_without_a_learning_arm_trains_nothing(tmp_path, monkeypatch)
     assert found["fallback", "all", "time_below_54"].value <= found["bb_error", "all", "time_below_54"].value
     content = json.loads(evidence.to_json())
     assert content["protocol"] == "treatment/t1d-announced" and content["seeds"] == [0]
+
+
+@pytest.mark.parametrize("track", TRACKS, ids=lambda track: track.name)
+def test_every_track_runs_its_arms_on_patients_of_its_groups(track, tmp_path, monkeypatch):
+    monkeypatch.setenv("FOREWORLD_RUNS", str(tmp_path))
+    request = Request(quick=True, arms=("fallback", "nothing"), seeds=(0,))
+    evidence = protocols.PROTOCOLS[f"treatment/{track.name}"].evaluate(request)
+    found = {(row.arm, row.group, row.metric): row for row in evidence.rows}
+    assert {row.group for row in evidence.rows} == {"all", "unseen", *track.config.groups}
+    mean, worst = found["nothing", "all", "time_in_range"], found["nothing", "all", "time_in_range_worst"]
+    assert worst.value <= found["nothing", "all", "time_in_range_p5"].value <= mean.value and worst.n == 4
+
+
+def test_a_peer_that_is_not_installed_is_left_out_unless_it_was_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("FOREWORLD_OREF0", str(tmp_path))
+    with pytest.warns(UserWarning, match="left out.*npm install"):
+        assert track_protocol.available(("foreworld", "oref0", "oref0_smb", "pid")) == ("foreworld", "pid")
+    assert track_protocol.available(("foreworld", "pid")) == ("foreworld", "pid")
+    with pytest.raises(MissingDataError, match="npm install"):
+        run_job(Job("oref0", 0, subjects_of(1), LOOP))
+
+
+def test_episodes_of_a_patient_are_days_of_their_own_and_count_as_one():
+    config = LoopConfig(days=1, burn_in=0, episodes=3, groups=("adult",))
+    job = Job("fallback", 5, ("adult#004", "adult#005"), config)
+    run = run_job(job)
+    assert run.bg.shape == (6, STEPS_A_DAY) and not np.array_equal(run.bg[0], run.bg[2])
+    names = Names(groups=frozenset(prepared.GROUPS), metrics=frozenset(track_protocol.LOOP_METRICS))
+    samples = Samples((5,), NAMES | names)
+    add_samples(samples, job, run)
+    row = next(row for row in samples.rows() if row.metric == "time_in_range" and row.group == "all")
+    assert row.n == 2 and row.value == pytest.approx(((run.bg >= 70) & (run.bg <= 180)).mean())
+    alone = run_job(Job("fallback", 5, ("adult#005",), config))
+    np.testing.assert_array_equal(alone.bg, run.bg[1::2])
 
 
 @pytest.mark.parametrize(

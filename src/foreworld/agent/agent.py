@@ -7,6 +7,7 @@ step = agent.decide(time, {"cgm": ..., "carbs": ...})      # step.actions is wha
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -17,12 +18,14 @@ import torch
 from foreworld.agent.check import Checker, Measured, Verdict
 from foreworld.agent.configurator import Configurator
 from foreworld.agent.memory import Memory, Remembered
+from foreworld.agent.monitor import Monitor
 from foreworld.agent.record import Recorder, keys_of
 from foreworld.episodes.schema import Role, Schema
 from foreworld.errors import InputError
 from foreworld.forecast.forecaster import Forecaster
 from foreworld.model.belief import History
 from foreworld.model.interface import Believed
+from foreworld.planning.pack import Pack
 from foreworld.planning.plan import Plan, Reason, Refusal
 from foreworld.planning.planners.base import Decisions, Planner, Problem
 from foreworld.planning.task import Task
@@ -106,7 +109,7 @@ class Step:
 _DETAILS = {
     Reason.no_safe_plan: "No candidate meets every guardrail.",
     Reason.novel_state: "This state is unlike what the model was trained on.",
-    Reason.model_invalid: "The model's forecast is not finite.",
+    Reason.model_invalid: "What came disagrees with what the model foresaw, or its answer to actions has a wrong sign.",
 }
 
 
@@ -121,6 +124,8 @@ class Agent:
         checker: The independent last gate; None only for experiments without one.
         recorder: Writes the audit log, or None.
         seed: Of the planner's candidates.
+        pack: Where the task's guardrails and the checker's numbers come from; goes into every decision. None where
+            they come from no pack.
     """
 
     def __init__(
@@ -133,11 +138,14 @@ class Agent:
         checker: Checker | None,
         recorder: Recorder | None = None,
         seed: int = 0,
+        pack: Pack | None = None,
     ) -> None:
         self.forecaster, self.task, self.planner = forecaster, task, planner
         self.configurator, self.checker, self.recorder, self.seed = configurator, checker, recorder, seed
+        self.pack = pack
         self.memory: Memory | None = None
         self.belief: Believed | None = None
+        self.monitor: Monitor | None = None
         self._previous: torch.Tensor | None = None
 
     def start(self, subjects: Sequence[str], statics: Mapping[str, np.ndarray]) -> None:
@@ -148,6 +156,7 @@ class Agent:
             InputError: A static is out of its bounds.
         """
         self.memory = Memory(self.forecaster.model.schema, subjects, statics)
+        self.monitor = Monitor(len(self.memory.subjects), self.forecaster.calibration.monitor)
         self.belief, self._previous = None, None
 
     @torch.no_grad()
@@ -161,40 +170,42 @@ class Agent:
             SchemaError: A channel is missing.
             AuditError: The decision could not be recorded.
         """
-        memory, before = self._memory(), (self.belief, self._previous)
+        memory, before = self._memory(), (self.belief, self._previous, copy.copy(self.monitor))
         memory.see(time, values)
         try:
             self._perceive()
-            problem, stale = self._pose(time)
-            step = self.resolve(problem, stale)
+            problem, barred = self._pose(time)
+            step = self.resolve(problem, barred)
             if self.recorder is not None:
-                step = replace(step, head=self.recorder.append(time, self, problem, stale, step))
+                step = replace(step, head=self.recorder.append(time, self, problem, barred, step))
             memory.act(step.actions)
         except BaseException:
             memory.forget()
-            self.belief, self._previous = before
+            self.belief, self._previous, self.monitor = before
             raise
         self._previous = step.decisions.chosen.blocks[:, 0]
         self._remember(time, problem.imagined.belief, step)
         return step
 
     @torch.no_grad()
-    def resolve(self, problem: Problem, stale: np.ndarray) -> Step:
+    def resolve(self, problem: Problem, barred: Sequence[Reason | None]) -> Step:
         """Plan, recover or fall back, and pass the checker: a function of the problem alone, so it can be replayed.
 
         Args:
             problem: Of B subjects.
-            stale: [B] whether data are too old for a plan.
+            barred: [B] why no plan may be made whatever the planner finds: stale data or an invalid model; or None.
         """
         decisions = self.planner.plan(problem)
+        if self.pack is not None:
+            decisions = replace(decisions, provenance={**decisions.provenance, "pack": self.pack.note()})
         proposed = decisions.first.double().numpy().copy()
         fallback = self.task.fallback(problem.history).double().numpy()
         last = self.task.last_resort(problem.history).double().numpy()
-        planned = decisions.planned.numpy() & ~stale
+        planned = decisions.planned.numpy()
         reasons: list[Reason | None] = []
         actors = np.zeros(len(problem), dtype=np.int64)
         for i in range(len(problem)):
-            reason = None if planned[i] else Reason.stale_data if stale[i] else decisions.reason(i)
+            reason = barred[i] or (None if planned[i] else decisions.reason(i))
             reasons.append(reason)
             if reason is Reason.no_safe_plan:
                 # The nearest candidate meets every action guardrail and violates the others least; the fallback's
@@ -209,8 +220,8 @@ class Agent:
 
     # --- parts -------------------------------------------------------------------------------------------------
 
-    def _pose(self, time: float) -> tuple[Problem, np.ndarray]:
-        """The planning problem of this moment, and [B] whether data are too old for a plan."""
+    def _pose(self, time: float) -> tuple[Problem, list[Reason | None]]:
+        """The planning problem of this moment, and [B] why no plan may be made."""
         memory, belief = self._memory(), self.belief
         assert belief is not None
         history = memory.history()
@@ -230,7 +241,15 @@ class Agent:
             keys_of(memory.subjects, self.seed, time),
             suggestions,
         )
-        return problem, settings.stale
+        invalid = self._watch(problem)
+        pairs = zip(settings.stale, invalid, strict=True)
+        return problem, [Reason.stale_data if old else Reason.model_invalid if wrong else None for old, wrong in pairs]
+
+    def _watch(self, problem: Problem) -> np.ndarray:
+        """[B] whether the monitor calls the model wrong."""
+        monitor = self.monitor
+        assert monitor is not None
+        return monitor.look(self.forecaster, self._memory(), problem.imagined, problem.space)
 
     def _memory(self) -> Memory:
         if self.memory is None:

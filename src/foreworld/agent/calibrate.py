@@ -224,6 +224,8 @@ class Visits:
         spread: [n, H].
         subject: [n].
         known: [n] moments of history behind each plan.
+        surprise: [m, windows] of everybody at those times, planned for or not (`agent.monitor`).
+        jump: [k] of everybody at every time, likewise.
     """
 
     least: dict[str, np.ndarray]
@@ -234,6 +236,8 @@ class Visits:
     spread: Tensor
     subject: np.ndarray
     known: np.ndarray
+    surprise: np.ndarray
+    jump: np.ndarray
 
     def __len__(self) -> int:
         """Number of plans."""

@@ -188,6 +188,15 @@ class Memory:
         """The last stamp, and what was observed and announced at it."""
         return self._times[-1], {name: torch.from_numpy(kept[-1]) for name, kept in self._seen.items()}
 
+    def recent(self, role: Role, count: int) -> np.ndarray:
+        """[B, count, C] the scalar channels of a role (observation, exogenous) at the last `count` moments."""
+        columns = [
+            np.stack(list(self._seen[c.name])[-count:], axis=1)
+            for c in self.schema.by_role(role)
+            if c.shape == () and c.name in self._seen
+        ]
+        return np.stack(columns, axis=-1) if columns else np.zeros((len(self.subjects), count, 0))
+
     def ages(self, name: str) -> np.ndarray:
         """[B] time since a channel was last measured; infinite where it never was."""
         times, kept = np.array(self._times), np.stack(list(self._seen[name]), axis=1)

@@ -16,11 +16,15 @@ from foreworld.agent import audit
 from foreworld.episodes.schema import Schema
 from foreworld.errors import AuditError, InputError
 from foreworld.model.belief import Belief, History
+from foreworld.planning.plan import Reason
 from foreworld.planning.planners.base import Problem
 from foreworld.planning.profile import Profile
 
 if TYPE_CHECKING:
     from foreworld.agent.agent import Agent, Step
+
+
+_REASONS = tuple(Reason)
 
 
 class Recorder:
@@ -34,14 +38,15 @@ class Recorder:
     def __init__(self, folder: str | Path, model_hash: str) -> None:
         self.log, self.model_hash = audit.AuditLog.open(Path(folder)), model_hash
 
-    def append(self, time: float, agent: Agent, problem: Problem, stale: np.ndarray, step: Step) -> str:
+    def append(self, time: float, agent: Agent, problem: Problem, barred: Sequence[Reason | None], step: Step) -> str:
         """Write one decision; returns the head hash of the log."""
         belief = problem.imagined.belief
         if not isinstance(belief, Belief):
             raise InputError(f"decisions of a {type(belief).__name__} cannot be recorded; only a WorldModel's can")
         arrays = {f"belief.{f.name}": _plain(getattr(belief, f.name)) for f in fields(belief)}
         arrays |= {f"history.{name}": _plain(value) for name, value in problem.history.values.items()}
-        arrays |= {"history_times": _plain(problem.history.times), "keys": _plain(problem.keys), "stale": stale}
+        arrays |= {"history_times": _plain(problem.history.times), "keys": _plain(problem.keys)}
+        arrays["barred"] = np.array([0 if reason is None else 1 + _REASONS.index(reason) for reason in barred])
         if problem.suggestions is not None:
             arrays["suggestions"] = _plain(problem.suggestions)
         memory = agent.memory
@@ -103,7 +108,9 @@ def replay(folder: str | Path, agent: Agent, model_hash: str, *, head: str | Non
         threads = torch.get_num_threads()
         torch.set_num_threads(int(record["threads"]))
         try:
-            return decision_of(agent.resolve(_problem(agent, arrays, at), arrays["stale"]))
+            problem = _problem(agent, arrays, at)
+            barred = [None if code == 0 else _REASONS[code - 1] for code in arrays["barred"].tolist()]
+            return decision_of(agent.resolve(problem, barred))
         finally:
             torch.set_num_threads(threads)
 
@@ -121,13 +128,14 @@ def _settings(agent: Agent, profile: Profile) -> dict[str, Any]:
         },
         "profile": profile.model_dump(mode="json"),
         "seed": agent.seed,
+        "pack": agent.pack.note() if agent.pack is not None else None,
     }
 
 
 def _problem(agent: Agent, arrays: Mapping[str, np.ndarray], at: str) -> Problem:
     schema: Schema = agent.forecaster.model.schema
     needed = [f"belief.{f.name}" for f in fields(Belief)] + [f"history.{name}" for name in schema.names()]
-    lacking = [name for name in (*needed, "history_times", "keys", "stale") if name not in arrays]
+    lacking = [name for name in (*needed, "history_times", "keys", "barred") if name not in arrays]
     if lacking:
         raise AuditError(f"{at} lacks its input {lacking[0]}; it was not written by a Recorder of this schema")
     belief = Belief(**{f.name: torch.from_numpy(arrays[f"belief.{f.name}"]) for f in fields(Belief)})

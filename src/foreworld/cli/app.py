@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 from foreworld import __version__
-from foreworld.cli import data, evidence, learn, log, plan
+from foreworld.cli import data, evidence, learn, log, plan, whatif
 from foreworld.cli.output import note
 from foreworld.errors import (
     AuditError,
@@ -28,9 +28,9 @@ from foreworld.errors import (
 DONE, BUG, INPUT, REFUSED, UNFIT, AUDIT, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
 EPILOGUE = """\
-Exit codes: 0 done; 1 a bug; 2 wrong input or option; 3 `plan` refused to plan, a valid answer; 4 something stored or
-installed is missing, damaged, newer or invalid; 5 the audit log does not hold; 130 interrupted. Every command takes
---debug, which shows the traceback of an error.
+Exit codes: 0 done; 1 a bug; 2 wrong input or option; 3 `plan` refused to plan, or everything that `whatif` was asked
+about would be refused, a valid answer; 4 something stored or installed is missing, damaged, newer or invalid; 5 the
+audit log does not hold; 130 interrupted. Every command takes --debug, which shows the traceback of an error.
 
 Research software, not a medical device.
 """
@@ -59,7 +59,9 @@ app.command(data.inspect)
 app.command(learn.train)
 app.command(learn.calibrate)
 app.command(evidence.evaluate)
+app.command(evidence.safety)
 app.command(plan.plan)
+app.command(whatif.whatif)
 app.command(audit)
 
 

@@ -69,7 +69,7 @@ def csv(table: Path, *, schema: Path, out: Path) -> None:
 
 
 def inspect(path: Path, *, as_json: Annotated[bool, Parameter(name="--json", negative=())] = False) -> None:
-    """Show what is in a store, a model, an audit log or a file of evidence.
+    """Show what is in a store, a model, an audit log, a file of evidence or a guardrail pack.
 
     Example: `foreworld inspect runs/data`
 
@@ -99,9 +99,29 @@ def inspect(path: Path, *, as_json: Annotated[bool, Parameter(name="--json", neg
     elif path.is_file() and path.suffix == ".json":
         evidence = _evidence(path)
         say(evidence.to_json() if as_json else evidence.table())
+    elif path.is_file() and path.suffix == ".toml":
+        say(_pack(path, as_json))
     else:
-        raise InputError(f"{path} is no store, model, audit log or file of evidence; check the path")
+        raise InputError(f"{path} is no store, model, audit log, file of evidence or guardrail pack; check the path")
     note("Research software, not a medical device.")
+
+
+def _pack(path: Path, as_json: bool) -> str:
+    """A guardrail pack beside the floor, whether it may be loaded or not."""
+    from dataclasses import asdict, replace
+
+    from foreworld.domains.treatment.pack import KINDS, floor
+    from foreworld.domains.treatment.schema import SCHEMA
+    from foreworld.planning.pack import compare, describe
+    from foreworld.planning.pack_file import read_pack
+
+    pack = read_pack(path, SCHEMA, KINDS)
+    pack = replace(pack, differences=compare(pack, floor(), KINDS))
+    if not as_json:
+        return describe(pack, KINDS)
+    content = asdict(pack) | {"hash": pack.hash}
+    del content["override"]  # of a loading, not of a file
+    return json.dumps(content, indent=1)
 
 
 def _evidence(path: Path) -> Evidence:

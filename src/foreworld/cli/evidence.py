@@ -1,4 +1,4 @@
-"""Commands that give evidence: `demo` and `evaluate`."""
+"""Commands that give evidence: `demo`, `evaluate` and `safety`."""
 
 from __future__ import annotations
 
@@ -91,6 +91,29 @@ def evaluate(
         note(f"page in {_page(report, experiment, evidence, quick)}")
 
 
+def safety(*, domain: str = "treatment", out: Path | None = None) -> None:
+    """Print the safety requirements: the hazard that each answers, where it is enforced, and which tests show it.
+
+    Example: `foreworld safety --out docs/safety.md`
+
+    Args:
+        domain: Whose requirements stand beside the engine's.
+        out: Write them into this file instead of printing them.
+    """
+    from foreworld.evidence.domain import load_domain
+    from foreworld.evidence.report import write_file
+    from foreworld.evidence.requirements import ENGINE
+    from foreworld.evidence.safety import page
+
+    text = page(load_domain(domain), ENGINE)
+    if out is None:
+        say(text.rstrip())
+        return
+    _writable(out, "--out", "page")
+    write_file(out, text.encode())
+    note(f"requirements in {out}")
+
+
 def _protocol(name: str) -> Protocol:
     from foreworld.evidence.domain import installed_domains, load_domain
 
@@ -116,12 +139,12 @@ def _numbers(text: str) -> tuple[int, ...]:
         raise InputError(f"seeds {text!r} are no whole numbers; write them with commas, such as 0,1,2") from None
 
 
-def _writable(path: Path) -> None:
+def _writable(path: Path, option: str = "--json", what: str = "figures") -> None:
     """Fail before hours of work and not after them."""
     if str(path).startswith("-"):
-        raise InputError(f"--json needs a file, or - for standard output, not the option {path}")
+        raise InputError(f"{option} needs a file, or - for standard output, not the option {path}")
     if path.is_dir() or not path.absolute().parent.is_dir():
-        raise InputError(f"cannot write the figures to {path}; give a file in a folder that exists")
+        raise InputError(f"cannot write the {what} to {path}; give a file in a folder that exists")
 
 
 def _tables(evidence: Evidence) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from foreworld.agent.agent import Step
     from foreworld.domains.treatment.plan_file import PlanFile
     from foreworld.forecast.forecaster import Forecast, Forecaster
+    from foreworld.planning.pack import Pack
     from foreworld.planning.plan import Plan, Refusal
 
 FORMAT = 1
@@ -30,6 +31,8 @@ def plan(
     as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
     audit: Path | None = None,
     seed: int = 0,
+    pack: Path | None = None,
+    override: str | None = None,
 ) -> int:
     """Plan insulin for one recorded person inside the guardrails, or refuse and say why (exit code 3).
 
@@ -42,16 +45,20 @@ def plan(
         as_json: Print JSON instead of sentences.
         audit: Record the decision, with all that it was made from, in the audit log of this folder.
         seed: Of the planner's candidates.
+        pack: Guardrail pack (TOML) instead of the built-in one; refused if it is weaker anywhere.
+        override: Why a weaker pack is let through; recorded with the decision and told with it.
     """
     import torch
 
     from foreworld.domains.treatment.loop import insulin_agent
+    from foreworld.domains.treatment.pack import insulin_limits
     from foreworld.domains.treatment.plan_file import decide, read_plan_file
     from foreworld.domains.treatment.task import PROFILES
 
     if profile not in PROFILES:
         raise InputError(f"there is no profile {profile!r}; choose one of {', '.join(PROFILES)}")
-    person = read_plan_file(input)
+    rails = load_rails(pack, override)
+    person = read_plan_file(input, minutes=insulin_limits(rails).dia)
     torch.set_num_threads(1)  # a second one costs small tensors more in barriers than it gives
     with working("planning"):
         forecaster = load_model(model)
@@ -61,7 +68,7 @@ def plan(
 
             recorder = Recorder(audit, model_hash(model))
         try:
-            agent = insulin_agent(forecaster, profile=PROFILES[profile], recorder=recorder, seed=seed)
+            agent = insulin_agent(forecaster, profile=PROFILES[profile], recorder=recorder, seed=seed, pack=rails)
             step = decide(agent, person)
         finally:
             if recorder is not None:
@@ -94,6 +101,21 @@ def load_model(folder: Path) -> Forecaster:
     return forecaster
 
 
+def load_rails(pack: Path | None, override: str | None) -> Pack:
+    """The guardrail pack of the options `--pack` and `--override`; the built-in one without them.
+
+    Raises:
+        InputError: The pack is wrong, or weaker than the floor without a reason; or there is a reason and no pack.
+    """
+    from foreworld.domains.treatment.pack import floor, load_pack
+
+    if pack is not None:
+        return load_pack(pack, override=override)
+    if override is not None:
+        raise InputError("--override gives the reason for a weaker --pack, and there is no --pack")
+    return floor()
+
+
 def model_hash(folder: Path) -> str:
     """The digest of everything in a checkpoint, calibration included."""
     from foreworld.episodes.files import read_json
@@ -120,7 +142,7 @@ def _content(person: PlanFile, step: Step, answer: Plan | Refusal) -> dict[str, 
             name: {"value": float(step.actions[0, i]), "unit": unit} for i, (name, unit) in enumerate(units.items())
         },
         "guardrails": {
-            name: {"margin": _finite(margin), "unit": bounds[name].unit, "holds": margin >= 0}
+            name: {"margin": finite(margin), "unit": bounds[name].unit, "holds": margin >= 0}
             for name, margin in answer.margins.items()
         },
         "explanation": answer.explain(),
@@ -136,7 +158,7 @@ def _content(person: PlanFile, step: Step, answer: Plan | Refusal) -> dict[str, 
         content["forecast"] = _forecast(answer.forecast, SCHEMA.step)
         content["cost"] = answer.cost
         content["rejected"] = [
-            {"guardrail": other.guardrail, "margin": _finite(other.margin), "cost": _finite(other.cost)}
+            {"guardrail": other.guardrail, "margin": finite(other.margin), "cost": finite(other.cost)}
             for other in answer.rejected
         ]
     else:
@@ -160,5 +182,6 @@ def _forecast(forecast: Forecast, step: float) -> dict[str, Any]:
     }
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """A number as JSON knows it; null for NaN and infinities."""
     return value if math.isfinite(value) else None

@@ -77,7 +77,8 @@ class Channel(BaseModel):
         high: Greatest possible value in `unit`, or None.
         categories: Names of the categories of a discrete channel (values are their indices).
         per: Name of a scalar static channel that the model divides by (a dose per body weight), or None.
-        log: Whether the model sees the logarithm (a positive static such as weight).
+        log: Whether the model sees the logarithm (of a weight, or of a volume that grows in proportion to itself); of
+            what lies below `floor`, that of `floor`.
         lowers: For an action: observation channels that more of this action can only lower.
         raises: For an action or exogenous channel: observation channels that more of it can only raise.
         description: One line for people.
@@ -126,6 +127,11 @@ class Channel(BaseModel):
     def size(self) -> int:
         """Number of scalars in one value."""
         return math.prod(self.shape)
+
+    @property
+    def floor(self) -> float:
+        """The least value whose logarithm is taken, in `unit`: `low` if that is above zero."""
+        return self.low if self.low is not None and self.low > 0 else 1e-6
 
     def measured(self, values: np.ndarray) -> np.ndarray:
         """True where a value is there, False where it is NaN.
@@ -336,7 +342,7 @@ def fit_statistics(schema: Schema, episodes: Iterable[Any]) -> dict[str, Statist
             if channel.per is not None:
                 values = values / float(episode.values[channel.per])
             if channel.log:
-                values = np.log(np.maximum(values, 1e-6))
+                values = np.log(np.maximum(values, channel.floor))
             if channel.role is Role.observation and channel.shape == ():
                 moved[channel.name] = moved.get(channel.name, np.zeros((len(LAGS), 2))) + _changes(values)
             values = values[np.isfinite(values)]

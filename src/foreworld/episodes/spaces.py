@@ -119,6 +119,10 @@ class GymAdapter:
         """A copy of one action, [*shape]; a discrete one counts from 0."""
         return _from_zero(raw, self._action_start)
 
+    def raw_action(self, action: np.ndarray) -> Any:
+        """One action of the channel as the environment takes it; the inverse of `action`."""
+        return int(action) + self._action_start if self.action_channel.discrete else action
+
 
 def _start(space: spaces.Space[Any]) -> int:
     """The first value of a Discrete space; 0 for any other."""

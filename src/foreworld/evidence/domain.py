@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from foreworld.agent.check import Rule
 from foreworld.episodes.schema import Schema
 from foreworld.errors import InputError
+from foreworld.evidence.safety import Requirement
 from foreworld.planning.profile import Profile
 from foreworld.planning.task import Task
 
@@ -38,6 +39,7 @@ class Domain:
         collect: Makes a store of logged episodes, or None where the data are the user's own.
         demo: Collects, trains, calibrates, evaluates and writes a report, or None.
         description: One line for people.
+        requirements: Safety requirements of its own, beside the engine's (`evidence.requirements`).
     """
 
     name: str
@@ -50,6 +52,7 @@ class Domain:
     collect: Callable[..., Any] | None = None
     demo: Callable[..., Any] | None = None
     description: str = ""
+    requirements: tuple[Requirement, ...] = ()
 
 
 def installed_domains() -> dict[str, EntryPoint]:

@@ -185,6 +185,19 @@ class Samples:
         pools = [pool for (of, _), pool in self._pools.items() if of == arm]
         return tuple(sorted({pool.subjects[at] for pool in pools for at in pool.of(group)}))
 
+    def by_subject(self, arm: str, metric: str, group: str = "all") -> npt.NDArray[np.float64]:
+        """[seeds, subjects] the values of a metric, subjects in order of their names; empty where there are none.
+
+        Raises:
+            InputError: A subject of one seed is missing in another.
+        """
+        pool = self._pools.get((arm, metric))
+        found = {} if pool is None else {(pool.seeds[at], pool.subjects[at]): pool.values[at] for at in pool.of(group)}
+        names = sorted({subject for _, subject in found})
+        if len(found) != len(names) * len(self.seeds):
+            raise InputError(f"{metric} of {arm} in group {group} has not the same subjects in every seed")
+        return np.array([[found[seed, name] for name in names] for seed in self.seeds]).reshape(len(self.seeds), -1)
+
     def _pairs(
         self, arm: str, baseline: str, metric: str, group: str
     ) -> tuple[dict[tuple[int, str], float], dict[tuple[int, str], float]]:

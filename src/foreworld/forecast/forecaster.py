@@ -37,6 +37,24 @@ class Stage(BaseModel):
     trajectory: dict[str, dict[str, float]] = Field(default_factory=dict)
 
 
+class MonitorLimits(BaseModel):
+    """How much a healthy model is surprised (`agent.monitor`).
+
+    Attributes:
+        surprise: By window of the running means: what is exceeded at the false-alarm rate, in half-widths of the band.
+        usual: Mean surprise; where the running means start.
+        jump: Greatest distance of two forecasts before and after an outstanding action, in half-widths of the band.
+        false_alarm: Share of a healthy model's moments above one of the limits, at most.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    surprise: tuple[float, ...]
+    usual: float
+    jump: float
+    false_alarm: float
+
+
 class Calibration(BaseModel):
     """What was learned from held-out subjects about the model's errors.
 
@@ -49,6 +67,7 @@ class Calibration(BaseModel):
         trajectory: By guardrail, then by risk level (as text): bound on the trajectory score, likewise.
         later: Stages that follow, the longest known last.
         novelty: Thresholds of novelty, or None before calibration.
+        monitor: Limits of surprise, or None before calibration; without them nobody watches the model.
         subjects: Number of subjects it was fitted on.
         notes: Where it came from, round by round.
     """
@@ -60,6 +79,7 @@ class Calibration(BaseModel):
     trajectory: dict[str, dict[str, float]] = Field(default_factory=dict)
     later: tuple[Stage, ...] = ()
     novelty: NoveltyModel | None = None
+    monitor: MonitorLimits | None = None
     subjects: int = 0
     notes: dict[str, Any] = Field(default_factory=dict)
 
@@ -92,9 +112,11 @@ class Calibration(BaseModel):
         for part in self.stages:
             bound = part.trajectory.get(guardrail, {}).get(f"{risk:g}")
             if bound is None and not bounds:
+                levels = ", ".join(sorted(part.trajectory.get(guardrail, {}), key=float))
+                known = f"guardrail {guardrail} at {levels}" if levels else f"only {', '.join(sorted(self.trajectory))}"
                 raise InputError(
-                    f"guardrail {guardrail} was not calibrated at risk {risk:g}; calibrate again with the guardrails "
-                    "that are planned with"
+                    f"guardrail {guardrail} was not calibrated at risk {risk:g}: the model was calibrated for {known}; "
+                    "use one of those, or calibrate again with the guardrails that are planned with"
                 )
             # A stage that had too little for this level is held to what the stage before is held to.
             bounds.append(bounds[-1] if bound is None else bound)
@@ -135,6 +157,8 @@ class Forecast:
         novelty: [B, S]; above 1 is novel.
         usable: [B, S] int64: steps ahead up to which the members agree as they do on familiar data.
         known: [B] int64 moments of history behind it.
+        latents: [E, B, S, H, D] what the model predicted, for what reads more than quantities (a critic); None in a
+            forecast that was picked out of another.
     """
 
     points: Tensor
@@ -147,6 +171,7 @@ class Forecast:
     novelty: Tensor
     usable: Tensor
     known: Tensor
+    latents: Tensor | None = None
 
     def trajectory_bound(self, guardrail: str, risk: float) -> Tensor:
         """[B, 1] the calibrated score that tightens a guardrail's margin here; raises as `Calibration` does."""
@@ -253,7 +278,9 @@ class Forecaster:
             upper[name] = _within(channel, mean[name] + half)
             spread = torch.maximum(spread, disagreement(members, typical))
         novelty, usable = self._trust(imagined, spread)
-        return Forecast(self.points, samples, mean, scale, lower, upper, self.calibration, novelty, usable, known)
+        return Forecast(
+            self.points, samples, mean, scale, lower, upper, self.calibration, novelty, usable, known, latents
+        )
 
     def _trust(self, imagined: Imagined, spread: Tensor) -> tuple[Tensor, Tensor]:
         ratio = spread / self._limit

@@ -34,6 +34,29 @@ class History:
         """Number of subjects B."""
         return len(self.times)
 
+    def extended(self, schema: Schema, steps: int) -> Self:
+        """With so many more moments of padding at the end, all zeros; the lengths stay."""
+        times = torch.cat([self.times, self.times[:, -1:].expand(-1, steps)], dim=1)
+        values = dict(self.values)
+        for channel in schema.channels:
+            if channel.role is not Role.static:
+                value = values[channel.name]
+                values[channel.name] = torch.cat([value, value.new_zeros(len(value), steps, *channel.shape)], dim=1)
+        return replace(self, times=times, values=values)
+
+    def until(self, schema: Schema, moments: int) -> Self:
+        """The first so many moments."""
+        values = dict(self.values)
+        for channel in schema.channels:
+            if channel.role is not Role.static:
+                values[channel.name] = values[channel.name][:, : moments - (channel.role is Role.action)]
+        return replace(self, times=self.times[:, :moments], values=values, lengths=self.lengths.clamp(max=moments))
+
+    def select(self, index: Tensor) -> Self:
+        """The histories of some subjects."""
+        values = {name: value[index] for name, value in self.values.items()}
+        return replace(self, times=self.times[index], values=values, lengths=self.lengths[index])
+
     @classmethod
     def from_episodes(cls, schema: Schema, episodes: Sequence[Episode]) -> History:
         """Stack whole episodes, each validated against the schema."""

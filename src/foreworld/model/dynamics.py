@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn.functional import gelu, softplus
 
+from foreworld.errors import SchemaError
 from foreworld.model.ensemble import EnsembleLinear
 
 # Start of the response weights: a dose of one standard deviation first moves a quantity by about a tenth of its own.
@@ -107,11 +108,13 @@ class Prepared:
 
     Attributes:
         context: [B, C].
-        baseline: [E, B, P, 2 Q + F], or [E, B, P, 2 Q] where the self-supervised block is left out.
+        baseline: [E, B, P, 2 Q + F], or without the end of the last block, where nobody reads it.
         gains: [E, B, P, Q, A * J] of the response curves, with their signs.
         weights: [E, B, A, K, J] mixture of the impulse responses.
         responses: [K, P, H] impulse responses at the points asked for.
         last: [B, Q] last measured values, added by the world model.
+        joint: [E, B, P, W] hidden layer of the joint response before any action; None where there is none.
+        present: [B] last observed category, added by the world model; None where nothing starts from it.
     """
 
     context: Tensor
@@ -120,6 +123,8 @@ class Prepared:
     weights: Tensor
     responses: Tensor
     last: Tensor
+    joint: Tensor | None = None
+    present: Tensor | None = None
 
     def select(self, index: Tensor) -> Prepared:
         """Some of the subjects."""
@@ -130,11 +135,47 @@ class Prepared:
             self.weights[:, index],
             self.responses,
             self.last[index],
+            None if self.joint is None else self.joint[:, index],
+            None if self.present is None else self.present[index],
         )
 
-    def readable(self, quantities: int) -> Prepared:
-        """Without the self-supervised block, which nobody reads while planning and which is most of the numbers."""
-        return replace(self, baseline=self.baseline[..., : 2 * quantities].contiguous())
+    def readable(self, width: int) -> Prepared:
+        """The first `width` outputs: without the self-supervised block, which nobody reads while planning."""
+        return replace(self, baseline=self.baseline[..., :width].contiguous())
+
+
+class JointResponse(nn.Module):
+    """A response to all actions together, from the state, the horizon and the impulse responses; zero without actions.
+
+    What two actions do together need not be the sum of what each does. Unlike the response curves it keeps no sign.
+    """
+
+    def __init__(self, *, context: int, outputs: int, effects: int, horizon: int, members: int, width: int) -> None:
+        super().__init__()
+        self.horizon = nn.Parameter(torch.randn(members, horizon, width) * 0.3)
+        self.from_context = EnsembleLinear(members, context, width)
+        self.from_effects = EnsembleLinear(members, effects, width)
+        self.hidden = EnsembleLinear(members, width, width)
+        self.out = EnsembleLinear(members, width, outputs, gain=0.3)
+
+    def prepare(self, context: Tensor, points: Tensor | slice) -> Tensor:
+        """[E, B, P, W] the hidden layer before any action: context [B, C]."""
+        before: Tensor = self.from_context(context)[:, :, None, :] + self.horizon[:, None, points]
+        return before
+
+    def forward(self, before: Tensor, effects: Tensor) -> Tensor:
+        """[E, B, S, P, outputs] from [E, B, P, W] and effects [B, S, P, actions * kernels]."""
+        members, width = before.shape[0], before.shape[-1]
+        shift = self.from_effects(effects.reshape(-1, effects.shape[-1])) - self.from_effects.bias
+        acted = before[:, :, None] + shift.reshape(members, *effects.shape[:3], width)
+        change = self._value(acted.reshape(members, -1, width)).reshape(*acted.shape[:-1], -1)
+        nothing = self._value(before.reshape(members, -1, width)).reshape(*before.shape[:-1], -1)
+        return change - nothing[:, :, None]
+
+    def _value(self, hidden: Tensor) -> Tensor:
+        hidden = gelu(hidden)
+        out: Tensor = self.out(hidden + gelu(self.hidden(hidden)))
+        return out
 
 
 class ResponseDynamics(nn.Module):
@@ -152,6 +193,8 @@ class ResponseDynamics(nn.Module):
         width: Hidden width.
         curves: Response curves per quantity; half of them linear, half saturating.
         scales: Time constants of the impulse responses, in steps.
+        joint: Width of the joint response; 0 for none.
+        categories: K, logits of predicted categories; they stand before the self-supervised block.
     """
 
     responses: Tensor
@@ -171,8 +214,12 @@ class ResponseDynamics(nn.Module):
         width: int,
         curves: int,
         scales: tuple[float, ...],
+        joint: int = 0,
+        categories: int = 0,
     ) -> None:
         super().__init__()
+        if joint and bool((signs != 0).any()):
+            raise SchemaError("a joint response keeps no sign: set joint=0, or leave out lowers and raises")
         self.grid, self.members, self.curves = grid, members, curves
         self.quantities, self.latent, self.actions, self.exogenous = quantities, latent, actions, exogenous
         self.register_buffer("responses", impulse_responses(grid, scales), persistent=False)
@@ -183,12 +230,34 @@ class ResponseDynamics(nn.Module):
         self.from_context = EnsembleLinear(members, context, width)
         self.from_exogenous = EnsembleLinear(members, exogenous * kernels, width) if exogenous else None
         self.hidden = EnsembleLinear(members, width, width)
-        self.baseline = EnsembleLinear(members, width, 2 * quantities + latent, gain=0.3)
+        self.categories, beside = categories, categories + latent
+        self.baseline = EnsembleLinear(members, width, 2 * quantities + beside, gain=0.3)
         self.gains = EnsembleLinear(members, width, quantities * actions * curves, gain=0.3)
         self.mixture = EnsembleLinear(members, context, actions * kernels * curves, gain=0.3)
         levels = torch.linspace(math.log(SATURATION[0]), math.log(SATURATION[1]), curves - (curves + 1) // 2)
         self.levels = nn.Parameter(levels.expand(members, -1).clone())
-        self.to_latent = nn.Parameter(torch.randn(members, actions * curves, latent) * 0.02)
+        self.to_latent = nn.Parameter(torch.randn(members, actions * curves, beside) * 0.02)
+        self.joint = (
+            JointResponse(
+                context=context,
+                outputs=quantities + categories,
+                effects=actions * kernels,
+                horizon=len(grid),
+                members=members,
+                width=joint,
+            )
+            if joint
+            else None
+        )
+
+    @torch.no_grad()
+    def silence_categories(self) -> None:
+        """Start the logits at zero, for what adds to a better start."""
+        q, k = self.quantities, self.categories
+        self.baseline.weight[..., 2 * q : 2 * q + k] = 0.0
+        self.to_latent[..., :k] = 0.0
+        if self.joint is not None:
+            self.joint.out.weight[..., q:] = 0.0
 
     def prepare(self, context: Tensor, exogenous: Tensor | None, points: Tensor | None = None) -> Prepared:
         """What does not depend on the actions.
@@ -219,6 +288,7 @@ class ResponseDynamics(nn.Module):
             weights=RESPONSE_SCALE * torch.where(known, softplus(weights), weights),
             responses=responses,
             last=context.new_zeros(len(context), self.quantities),
+            joint=None if self.joint is None else self.joint.prepare(context, chosen),
         )
 
     def respond(self, prepared: Prepared, actions: Tensor) -> Tensor:
@@ -230,7 +300,7 @@ class ResponseDynamics(nn.Module):
 
         Returns:
             [E, B, S, P, 2 Q + F]: changes of the quantities in units of their typical size, their log scales, and
-            the self-supervised block, unless `prepared` is without it (`Prepared.readable`).
+            as much of the block after them as `prepared` has (`Prepared.readable`).
         """
         (batch, samples), members = actions.shape[:2], self.members
         responses, curves, q = prepared.responses, self.curves, self.quantities
@@ -248,6 +318,14 @@ class ResponseDynamics(nn.Module):
         moved = torch.matmul(changed.transpose(2, 3), prepared.gains.transpose(-1, -2)).transpose(2, 3)
         baseline = prepared.baseline[:, :, None].expand(-1, -1, samples, -1, -1)
         parts = [baseline[..., :q] + moved, baseline[..., q : 2 * q]]
-        if baseline.shape[-1] > 2 * q:
-            parts.append(baseline[..., 2 * q :] + torch.einsum("ebshc,ecf->ebshf", changed, self.to_latent))
+        if beside := baseline.shape[-1] - 2 * q:
+            shift = torch.einsum("ebshc,ecf->ebshf", changed, self.to_latent[..., :beside])
+            parts.append(baseline[..., 2 * q :] + shift)
+        if self.joint is not None and prepared.joint is not None:
+            together = effect.reshape(batch, self.actions, samples, horizon, self.kernels).permute(0, 2, 3, 1, 4)
+            jointly = self.joint(prepared.joint, together.flatten(-2))
+            parts[0] = parts[0] + jointly[..., :q]
+            if jointly.shape[-1] > q:
+                logits = parts[2][..., : jointly.shape[-1] - q] + jointly[..., q:]
+                parts[2:] = [logits, parts[2][..., jointly.shape[-1] - q :]]
         return torch.cat(parts, dim=-1)

@@ -29,9 +29,18 @@ class Features:
         quantities: Observation channels that the model predicts; scalar.
         memory: Time constants of the leaky memories, in steps.
         recent: How many of the last observations are kept as they are.
+        changes: Whether a token holds the changes since the moment before (`changes`).
     """
 
-    def __init__(self, schema: Schema, quantities: tuple[str, ...], memory: tuple[float, ...], recent: int) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        quantities: tuple[str, ...],
+        memory: tuple[float, ...],
+        recent: int,
+        *,
+        changes: bool = False,
+    ) -> None:
         for channel in schema.channels:
             if not channel.discrete and not schema.statistics.get(channel.name):
                 raise SchemaError(
@@ -54,6 +63,8 @@ class Features:
         self.n_memory = len(memory) * (self.n_signal + self.n_observation)
         self.n_token = 3 * self.n_observation + self.n_action + self.n_exogenous + 1 + 2 * len(schema.periods)
         self._decays = torch.tensor([1.0 / tau for tau in memory])
+        self.n_token += self.n_observation if changes else 0
+        self._typical = torch.tensor([_typical(schema, c) for c in self.observations for _ in range(_width(c))])
 
     # --- one channel -----------------------------------------------------------------------------------------
 
@@ -68,7 +79,7 @@ class Features:
             per = statics[channel.per].double()
             x = x / per.reshape(per.shape + (1,) * (x.dim() - per.dim()))
         if channel.log:
-            x = torch.log(torch.clamp(x, min=1e-6))
+            x = torch.log(torch.clamp(x, min=channel.floor))
         s = self.schema.statistics[channel.name]
         # An event or a dose of zero stays zero: "nothing happened" must not depend on the average.
         centre = 0.0 if channel.role in (Role.action, Role.exogenous) else s.mean
@@ -85,14 +96,12 @@ class Features:
     def to_units(self, quantity: str, values: Tensor) -> Tensor:
         """Normalised values of a predicted quantity back in its unit, within its bounds."""
         channel, s = self.schema[quantity], self.schema.statistics[quantity]
-        return (
-            torch.clamp(values * s.std + s.mean, min=channel.low, max=channel.high)
-            if _bounded(channel)
-            else (values * s.std + s.mean)
-        )
+        raw = values * s.std + s.mean
+        raw = torch.exp(raw) if channel.log else raw
+        return torch.clamp(raw, min=channel.low, max=channel.high) if _bounded(channel) else raw
 
     def scale_of(self, quantity: str) -> float:
-        """The unit's amount that one normalised unit stands for."""
+        """The unit's amount that one normalised unit stands for; of a `log` channel, the share of its value."""
         return self.schema.statistics[quantity].std
 
     # --- a whole history -------------------------------------------------------------------------------------
@@ -119,6 +128,18 @@ class Features:
         if self.n_exogenous:
             announced = self.group(self.exogenous, values, statics)
         return observed, mask, acted, announced
+
+    def changes(self, recent: Tensor) -> Tensor:
+        """[..., O] changes in units of the typical one; zero where either value is missing.
+
+        Args:
+            recent: [..., moments, 2 O] the last normalised observations and their masks.
+        """
+        if recent.shape[-2] < 2:
+            raise SchemaError("changes need the last two observations; give the model recent=2 or more")
+        observed, mask = recent.chunk(2, dim=-1)
+        both = mask[..., -1, :] * mask[..., -2, :]
+        return both * (observed[..., -1, :] - observed[..., -2, :]) / self._typical
 
     def phases(self, times: Tensor) -> Tensor:
         """[..., 2 * periods] sine and cosine of the phase of each cycle."""
@@ -186,6 +207,11 @@ class Features:
 
 def _width(channel: Channel) -> int:
     return len(channel.categories) if channel.discrete else channel.size
+
+
+def _typical(schema: Schema, channel: Channel) -> float:
+    """Typical change of an observation from one moment to the next, normalised."""
+    return 1.0 if channel.discrete else schema.statistics[channel.name].change_after(1)
 
 
 def _bounded(channel: Channel) -> bool:

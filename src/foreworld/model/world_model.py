@@ -10,47 +10,63 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
+from foreworld.episodes.options import Options
 from foreworld.episodes.schema import Role, Schema
 from foreworld.errors import InputError, SchemaError
 from foreworld.model.belief import Belief, History
 from foreworld.model.dynamics import HorizonGrid, Prepared, ResponseDynamics
 from foreworld.model.encoders import TokenEncoder
 from foreworld.model.features import MAX_AGE, Features
+from foreworld.model.follows import Follows
 
 
-class WorldModelConfig(BaseModel):
+class WorldModelConfig(Options):
     """Sizes of a world model; the defaults suit a laptop's CPU.
 
     Attributes:
         grid: Steps at which the future is predicted.
         quantities: Observation channels that are predicted and read out; all scalar ones if empty.
+        categories: Discrete observation channels that are predicted as probabilities of their categories.
+        follows: Where above 0, the one predicted category, one step ahead, starts from how often it followed the
+            present category and action (`Follows`, this many observations of prior); the network learns the rest.
         width: Width of the recurrent state and the context.
         hidden: Hidden width of the predictor.
         latent: Width of the self-supervised block.
         members: Ensemble size E.
+        recurrent: False where the last observations tell all of the past that matters (a fully observed task): the
+            belief then carries no recurrent state.
         stride: Steps between two ticks of the recurrent encoder.
         recent: How many of the last observations the predictor sees as they are; at least `stride`.
         memory: Time constants of the leaky memories, in steps.
         scales: Time constants of the impulse responses, in steps.
         curves: Response curves an action.
+        joint: Width of a response to all actions together, such as two drugs that help each other; 0 leaves it out. It
+            has no sign, so it may not predict a quantity that an action only `lowers` or `raises`.
+        changes: Whether the model also sees by how much each observation differs from the one before, in units of its
+            typical change: small steps of a quantity with a large spread say the most about a person.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    later = frozenset({"categories", "follows", "recurrent", "joint", "changes"})
 
     grid: HorizonGrid = HorizonGrid.geometric(fine=8, last=32)
     quantities: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    follows: float = Field(default=0.0, ge=0)
     width: int = Field(default=96, gt=0)
     hidden: int = Field(default=64, gt=0)
     latent: int = Field(default=16, ge=0)
     members: int = Field(default=4, gt=0)
+    recurrent: bool = True
     stride: int = Field(default=12, gt=0)
     recent: int = Field(default=12, gt=0)
     memory: tuple[float, ...] = (3.0, 10.0, 30.0, 100.0, 300.0)
     scales: tuple[float, ...] = (2.0, 4.0, 8.0, 16.0, 32.0)
     curves: int = Field(default=4, gt=0)
+    joint: int = Field(default=0, ge=0)
+    changes: bool = False
 
 
 class WorldModel(nn.Module):
@@ -70,13 +86,17 @@ class WorldModel(nn.Module):
         for name in quantities:
             if name not in scalars:
                 raise SchemaError(f"quantity {name!r} is not a scalar observation channel; there are {scalars}")
+        for name in config.categories:
+            if name not in {c.name for c in schema.by_role(Role.observation) if c.shape == () and c.discrete}:
+                raise SchemaError(f"category channel {name!r} is not a discrete scalar observation channel")
         if not schema.by_role(Role.action):
             raise SchemaError(f"schema {schema.name} has no action channel; a world model predicts what actions do")
         self.schema, self.config, self.quantities = schema, config, quantities
+        self.n_categories = sum(len(schema[name].categories) for name in config.categories)
         # The network predicts changes in units of their typical size at each horizon, [H, Q].
         sizes = [[schema.statistics[name].change_after(h) for name in quantities] for h in config.grid.points]
         self.register_buffer("sizes", torch.tensor(sizes), persistent=False)
-        self.features = Features(schema, quantities, config.memory, config.recent)
+        self.features = Features(schema, quantities, config.memory, config.recent, changes=config.changes)
         f, q = self.features, len(quantities)
         self.quantity_index = [_offset(schema, name) for name in quantities]
         seen = f.n_token + f.n_memory + config.recent * 2 * f.n_observation
@@ -89,7 +109,7 @@ class WorldModel(nn.Module):
             nn.GELU(),
             nn.Linear(2 * config.width, config.width),
         )
-        self.project = nn.Linear(config.width, config.latent)
+        self.project = nn.Linear(config.width, config.latent) if config.latent else nn.Identity()
         self.dynamics = ResponseDynamics(
             context=config.width,
             quantities=q,
@@ -102,7 +122,15 @@ class WorldModel(nn.Module):
             width=config.hidden,
             curves=config.curves,
             scales=config.scales,
+            joint=config.joint,
+            categories=self.n_categories,
         )
+        self.follows: Follows | None = None
+        if config.follows:
+            if len(config.categories) != 1 or config.grid.points != (1,):
+                raise SchemaError("`follows` starts one predicted category one step ahead: grid points (1,)")
+            self.follows = Follows.of(schema, config.categories[0], config.follows)
+            self.dynamics.silence_categories()
 
     # --- the past ----------------------------------------------------------------------------------------------
 
@@ -129,14 +157,16 @@ class WorldModel(nn.Module):
             pairs = torch.cat([observed, mask], dim=-1)
             blank = pairs.new_zeros(len(history), self.config.recent - 1, pairs.shape[-1])
             recent = torch.cat([blank, pairs], dim=1).unfold(1, self.config.recent, 1).transpose(-1, -2)
-            tokens = self._token(observed, mask, ages, acted, announced, gaps.float(), history.times)
+            tokens = self._token(recent[:, :, -2:], ages, acted, announced, gaps.float(), history.times)
             last = _carried(observed, mask)[..., self.quantity_index]
             count = torch.arange(1, stamps.shape[1] + 1).expand(len(history), -1)
             inputs = torch.cat(
                 [tokens[:, ::stride], f.read_memory(memories[:, ::stride]), recent[:, ::stride].flatten(2)], dim=-1
             )
-        states = self.encoder(inputs, statics, self.encoder.initial(statics))
-        states = states.repeat_interleave(stride, dim=1)[:, : stamps.shape[1]]
+        states = self.encoder.initial(statics)[:, None].expand(-1, stamps.shape[1], -1)
+        if self.config.recurrent:
+            states = self.encoder(inputs, statics, states[:, 0])
+            states = states.repeat_interleave(stride, dim=1)[:, : stamps.shape[1]]
         return {
             "state": states,
             "memory": memories,
@@ -178,11 +208,13 @@ class WorldModel(nn.Module):
         signal = torch.cat([observed, acted, announced], dim=-1)
         memory = f.step(belief.memory, signal, mask, gap)
         age = torch.where(mask > 0, torch.zeros_like(mask), torch.clamp(belief.age + gap[:, None], max=MAX_AGE))
-        token = self._token(observed, mask, age, acted, announced, gap, time)
         recent = torch.cat([belief.recent[:, 1:], torch.cat([observed, mask], dim=-1)[:, None]], dim=1)
-        inputs = torch.cat([token, f.read_memory(memory), recent.flatten(1)], dim=-1)
-        ticked = self.encoder(inputs[:, None], belief.statics, belief.state)[:, 0]
-        state = torch.where((belief.count % self.config.stride == 0)[:, None], ticked, belief.state)
+        token = self._token(recent[:, -2:], age, acted, announced, gap, time)
+        state = belief.state
+        if self.config.recurrent:
+            inputs = torch.cat([token, f.read_memory(memory), recent.flatten(1)], dim=-1)
+            ticked = self.encoder(inputs[:, None], belief.statics, belief.state)[:, 0]
+            state = torch.where((belief.count % self.config.stride == 0)[:, None], ticked, belief.state)
         index = self.quantity_index
         last = torch.where(mask[:, index] > 0, observed[:, index], belief.last)
         return Belief(state, memory, recent, last, age, belief.count + 1, token, belief.statics, time)
@@ -207,22 +239,27 @@ class WorldModel(nn.Module):
             points: Indices of the horizon points wanted; all H if None.
 
         Returns:
-            Latents [E, B, S, H, 2 Q + F]: predicted quantities (normalised), their log scales, and the
-            self-supervised block.
+            Latents [E, B, S, H, 2 Q + K + F]: predicted quantities (normalised), their log scales, logits of all
+            K predicted categories, and the self-supervised block.
         """
         return self.respond(self._prepare(belief, exogenous, points), actions, points)
 
     def prepare(self, belief: Belief, exogenous: Tensor | None = None, points: Tensor | None = None) -> Prepared:
         """What of `predict` does not depend on the actions; a planner asks for it once, for what can be read."""
-        return self._prepare(belief, exogenous, points).readable(len(self.quantities))
+        return self._prepare(belief, exogenous, points).readable(2 * len(self.quantities) + self.n_categories)
 
     def respond(self, prepared: Prepared, actions: Tensor, points: Tensor | None = None) -> Tensor:
-        """The rest of `predict`: latents [E, B, S, H, 2 Q] of candidates [B, S, H, A], ready to be read."""
+        """The rest of `predict`: latents [E, B, S, H, 2 Q + K] of candidates [B, S, H, A], ready to be read."""
         out = self.dynamics.respond(prepared, actions)
         size = self.sizes if points is None else self.sizes[points]
         q = len(self.quantities)
         mean = out[..., :q] * size + prepared.last[:, None, None, :]
-        return torch.cat([mean, out[..., q : 2 * q] + size.log(), out[..., 2 * q :]], dim=-1)
+        parts = [mean, out[..., q : 2 * q] + size.log(), out[..., 2 * q :]]
+        if self.follows is not None and prepared.present is not None:
+            usual = self.follows(prepared.present, actions[:, :, 0])[None, :, :, None]
+            k = self.n_categories
+            parts[2:] = [out[..., 2 * q : 2 * q + k] + usual, out[..., 2 * q + k :]]
+        return torch.cat(parts, dim=-1)
 
     def read(self, latents: Tensor) -> dict[str, Tensor]:
         """Predicted quantities in units, clamped to the channel's bounds: latents [..., D] to {quantity: [...]}."""
@@ -230,11 +267,20 @@ class WorldModel(nn.Module):
 
     def read_scale(self, latents: Tensor) -> dict[str, Tensor]:
         """Predicted standard deviations in units: latents [..., D] to {quantity: [...]}."""
-        q = len(self.quantities)
-        return {
-            name: torch.exp(torch.clamp(latents[..., q + i], -6.0, 3.0)) * self.features.scale_of(name)
-            for i, name in enumerate(self.quantities)
-        }
+        q, scales = len(self.quantities), {}
+        for i, (name, value) in enumerate(self.read(latents).items()):
+            share = torch.exp(torch.clamp(latents[..., q + i], -6.0, 3.0)) * self.features.scale_of(name)
+            scales[name] = share * value if self.schema[name].log else share
+        return scales
+
+    def category_logits(self, latents: Tensor) -> dict[str, Tensor]:
+        """Unnormalised log probabilities: latents [..., D] to {channel: [..., categories]}."""
+        logits, at = {}, 2 * len(self.quantities)
+        for name in self.config.categories:
+            width = len(self.schema[name].categories)
+            logits[name] = latents[..., at : at + width]
+            at += width
+        return logits
 
     def normalise_actions(self, belief: Belief, actions: Tensor) -> Tensor:
         """Raw actions [B, S, H, A] (indices where discrete) to the predictor's scale."""
@@ -248,7 +294,12 @@ class WorldModel(nn.Module):
 
     def _prepare(self, belief: Belief, exogenous: Tensor | None, points: Tensor | None) -> Prepared:
         """With the self-supervised block."""
-        return replace(self.dynamics.prepare(self.context(belief), exogenous, points), last=belief.last)
+        present = None
+        if self.follows is not None:
+            at, k = _offset(self.schema, self.config.categories[0]), self.n_categories
+            present = belief.recent[:, -1, at : at + k].argmax(-1)
+        prepared = self.dynamics.prepare(self.context(belief), exogenous, points)
+        return replace(prepared, last=belief.last, present=present)
 
     def _normalise(self, channels: tuple[object, ...], belief: Belief, raw: Tensor) -> Tensor:
         f = self.features
@@ -282,11 +333,14 @@ class WorldModel(nn.Module):
         return memory, torch.full((batch, f.n_observation), MAX_AGE)
 
     def _token(
-        self, observed: Tensor, mask: Tensor, age: Tensor, acted: Tensor, announced: Tensor, gap: Tensor, time: Tensor
+        self, recent: Tensor, age: Tensor, acted: Tensor, announced: Tensor, gap: Tensor, time: Tensor
     ) -> Tensor:
-        young = torch.log1p(age) * 0.3
-        parts = [observed, mask, young, acted, announced, torch.log1p(gap)[..., None], self.features.phases(time)]
-        return torch.cat(parts, dim=-1)
+        """The input of a moment; `recent` [..., 1 or 2, 2 O] ends with its observations and their masks."""
+        observed, mask = recent[..., -1, :].chunk(2, dim=-1)
+        parts = [observed, mask, torch.log1p(age) * 0.3, acted, announced, torch.log1p(gap)[..., None]]
+        if self.config.changes:
+            parts.append(self.features.changes(recent))
+        return torch.cat([*parts, self.features.phases(time)], dim=-1)
 
 
 def _carried(observed: Tensor, mask: Tensor) -> Tensor:

@@ -71,7 +71,8 @@ class Plan:
     def explain(self) -> str:
         """Plain sentences from the figures of this plan."""
         first = ", ".join(f"{name} {float(self.actions[0, i]):.3g}" for i, name in enumerate(self.channels))
-        lines = [f"Proposed now: {first}.", *_course(self.forecast, self.step, self.time_unit)]
+        lines = [f"Proposed now: {first}.", *weakened(self.provenance)]
+        lines += _course(self.forecast, self.step, self.time_unit)
         units = {g.name: g.unit for g in self.guardrails}
         spare = (f"{name} with {value:.3g} {units.get(name, '')}".rstrip() for name, value in self.margins.items())
         lines.append(f"All {len(self.margins)} guardrails hold: {', '.join(spare)} to spare.")
@@ -112,7 +113,7 @@ class Refusal:
 
     def explain(self) -> str:
         """Plain sentences from the figures of this refusal."""
-        lines = [f"Refused: {self.reason}. {self.detail}"]
+        lines = [f"Refused: {self.reason}. {self.detail}", *weakened(self.provenance)]
         units = {g.name: g.unit for g in self.guardrails}
         broken = {name: value for name, value in self.margins.items() if not value >= 0}
         for name, value in broken.items():
@@ -122,6 +123,17 @@ class Refusal:
             lines.append(f"Instead: {self.acted}.")
         lines.append("Research software, not a medical device.")
         return "\n".join(lines)
+
+
+def weakened(provenance: Mapping[str, Any]) -> list[str]:
+    """The sentence that a weakened guardrail pack (`planning.pack`) owes every explanation; nothing for any other."""
+    pack = provenance.get("pack")
+    if not pack or not pack["override"]:
+        return []
+    return [
+        f"Made with a weakened guardrail pack, {pack['name']} {pack['version']} ({pack['hash'][:12]}). "
+        f"Reason given: {pack['override']}. Weaker than the built-in floor: {'; '.join(pack['weaker'])}."
+    ]
 
 
 def _course(forecast: Forecast, step: float, unit: str) -> list[str]:

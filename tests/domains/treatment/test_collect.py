@@ -6,8 +6,10 @@ import pytest
 from foreworld.domains.treatment import collect as module
 from foreworld.domains.treatment import tables
 from foreworld.domains.treatment.collect import (
+    HABITS,
     PURPOSES,
     CollectConfig,
+    Habit,
     LoggedTherapy,
     cohort,
     collect,
@@ -119,12 +121,12 @@ def test_an_episode_holds_what_the_schema_says_and_says_how_it_came_about(store)
         np.testing.assert_array_equal(np.diff(episode.times), STEP_MINUTES)
         assert len(episode) == 2 * 288
         assert episode.info["policy"] == "therapy" and episode.info["seed"] == 3
-    assert {episode.info["meals"] for episode in store} == set(SMALL.meals)
+    assert {episode.info["habit"]["meals"] for episode in store} == {habit.meals for habit in SMALL.habits}
 
 
 def test_doses_keep_to_the_cap_and_insulin_varies_as_real_life_does():
     patients = cohort("tune", 30, 0)
-    config = CollectConfig(dose_error=1.5, extra=20.0)
+    config = CollectConfig(dose_error=1.5, habits=(Habit(share=1.0, extra=20.0),))
     scenario = Scenario.draw(patients, ScenarioConfig(days=2), seed=0)
     therapy = LoggedTherapy(config, 0)
     therapy.reset(patients)
@@ -155,7 +157,7 @@ def test_a_silent_sensor_does_not_stop_therapy_nor_make_a_dose_nan():
 @pytest.mark.parametrize("exact", [False, True])
 def test_the_log_holds_what_was_announced_never_before_the_first_bite(exact):
     patients = cohort("tune", 20, 1)
-    config = CollectConfig(exact_log=exact, meals={"stock": 1.0})
+    config = CollectConfig(exact_log=exact, habits=(Habit(share=1.0, meals="stock"),))
     logged = {episode.subject: episode for episode in record_therapy(patients, config, 5, 2)}
     scenario = Scenario.draw(patients, ScenarioConfig(days=2, meals="stock"), seed=5)
     assert len(logged) > 15
@@ -187,7 +189,7 @@ def test_those_who_fail_are_left_out(monkeypatch):
         return dataclasses.replace(found, alive=alive)
 
     monkeypatch.setattr(Simulator, "run", fatal)
-    kept = record_therapy(patients, CollectConfig(meals={"stock": 1.0}), 0, 1)
+    kept = record_therapy(patients, CollectConfig(habits=(Habit(share=1.0, meals="stock"),)), 0, 1)
     assert patients.names[2] not in {episode.subject for episode in kept}
     assert len(kept) == 5
 
@@ -198,3 +200,22 @@ def test_statics_are_those_of_the_record():
     for i, group in enumerate(patients.group):
         assert SCHEMA["age_group"].categories[statics["age_group"][i]] == group
     np.testing.assert_allclose(statics["cr"], patients.cr, rtol=1e-6)
+
+
+def test_people_who_announce_nothing_are_given_insulin_that_knows_nothing_of_their_meals():
+    patients = cohort("tune", 40, 2)
+    habit = next(habit for habit in HABITS if not habit.announced)
+    kept = record_therapy(patients, CollectConfig(habits=(habit,)), 0, 6)
+    assert len(kept) > 15 and all(not episode.values["carbs"].any() for episode in kept)
+    scenario = Scenario.draw(patients, habit.scenario(ScenarioConfig(days=6)), seed=0)
+    eating, dosing = [], []
+    for episode in kept:
+        row = patients.names.index(episode.subject)
+        doses = episode.values["insulin"] / (patients.basal[row] / 12.0)
+        meals = scenario.grams[row, : len(doses)] > 0
+        around = np.convolve(meals, np.ones(6), mode="same") > 0
+        eating.append(doses[around].mean())
+        dosing.append(doses[~around].mean())
+    # Boluses near meals are no larger than elsewhere: within the error of their mean.
+    difference = np.array(eating) - np.array(dosing)
+    assert abs(difference.mean()) < 3.3 * difference.std() / np.sqrt(len(difference))

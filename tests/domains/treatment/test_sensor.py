@@ -141,3 +141,32 @@ def test_a_reading_is_clipped_dropped_stuck_biased_and_dipped():
     reading, held = read_sensor(glucose, np.full(7, 2.0), faults, np.arange(7), 0, last)
     np.testing.assert_allclose(reading, [39.0, 600.0, np.nan, 90.0, 102.0, 82.0, 62.0])
     np.testing.assert_allclose(held, [39.0, 600.0, 90.0, 90.0, 102.0, 82.0, 62.0])
+
+
+def test_regular_faults_keep_their_rates_exactly():
+    from foreworld.domains.treatment.tracks import FAULTS
+
+    rates = FaultRates(
+        dropout_per_day=FAULTS.dropout_per_day,
+        dropout_minutes=FAULTS.dropout_minutes,
+        stuck_per_day=FAULTS.stuck_per_day,
+        stuck_minutes=FAULTS.stuck_minutes,
+        bias_per_day=FAULTS.bias_per_day,
+        bias_minutes=FAULTS.bias_minutes,
+        compression_per_night=FAULTS.compression_per_night,
+        regular=True,
+    )
+    days = 28
+    faults = draw_faults([np.random.SeedSequence(seed) for seed in range(6)], rates, days * 288, 5)
+
+    def begun(active):
+        return int(active[0]) + int((np.diff(active.astype(int)) == 1).sum())
+
+    for row in range(6):
+        # A fault that begins near the end, or runs into the next, may hide one.
+        assert begun(faults.dropout[row]) in range(days - 4, days + 2)
+        assert begun(faults.stuck[row]) in range(days // 2 - 1, days // 2 + 2)
+        assert begun(faults.dip[row] > 0) in range(days // 2 - 1, days // 2 + 2)
+        assert begun(faults.gain[row] != 1.0) in (3, 4, 5)
+        assert set(np.abs(faults.gain[row] - 1.0).round(6)) == {0.0, 0.2}
+        assert 3 * 288 <= (faults.gain[row] != 1.0).sum() <= 5 * 288

@@ -18,6 +18,7 @@ def domain() -> Domain:
     from foreworld.domains.treatment.pid import PID
     from foreworld.domains.treatment.protocols import PROTOCOLS
     from foreworld.domains.treatment.rules import insulin_rules
+    from foreworld.domains.treatment.safety import REQUIREMENTS
     from foreworld.domains.treatment.schema import SCHEMA
     from foreworld.domains.treatment.task import PROFILES, InsulinTask
     from foreworld.evidence.domain import Domain
@@ -40,4 +41,5 @@ def domain() -> Domain:
         collect=collect,
         demo=demo,
         description="Insulin for type-1 diabetes on virtual patients; research software, not a medical device.",
+        requirements=REQUIREMENTS,
     )

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from foreworld.agent.agent import ACTORS, Actor, Agent, Step
 from foreworld.agent.calibrate import Moments, Visits, by_stage, fit_bands, fit_novelty, fit_trajectory, moments_of
-from foreworld.domains.treatment.collect import CollectConfig, cohort, record_therapy
+from foreworld.agent.monitor import fit_monitor
+from foreworld.domains.treatment.collect import ANNOUNCING, HABITS, CollectConfig, cohort, record_therapy
 from foreworld.domains.treatment.loop import insulin_agent, run_agent
 from foreworld.domains.treatment.scenario import Scenario, ScenarioConfig
 from foreworld.domains.treatment.schema import SCHEMA
@@ -30,7 +31,17 @@ from foreworld.planning.guardrail import StateGuardrail
 
 # Bands and guardrails speak about ordinary people on ordinary therapy: those that the model is trained on are drawn
 # wider and treated more wildly, so that it has seen more than it will be asked about, and would give bands too wide.
-ORDINARY = CollectConfig(spread=0.12, records=0.0, pause=0.0, missed=0.0, extra=0.0, dose_error=0.0)
+ORDINARY = CollectConfig(
+    spread=0.12,
+    records=0.0,
+    habits=tuple(habit.model_copy(update={"extra": 0.0}) for habit in ANNOUNCING),
+    pause=0.0,
+    missed=0.0,
+    dose_error=0.0,
+)
+# Guardrails average over people like those who are planned for. A band must hold for the unusual ones, too, whose
+# records fit them less well: too wide for the nine parents is about right for people who are not among them.
+UNUSUAL = ORDINARY.model_copy(update={"spread": 0.25, "records": 0.15})
 
 
 class CalibrateConfig(BaseModel):
@@ -45,7 +56,9 @@ class CalibrateConfig(BaseModel):
         stages: Moments of history from which a subject counts as known for longer, ascending.
         coverage: Of the display bands.
         false_alarm: Of novelty.
-        collect: Who, and on what therapy.
+        monitor_false_alarm: Of surprise. Once raised an alarm lasts, so less than the refusals that it may cost.
+        logged: Who gives the bands, and on what therapy.
+        looped: Who is planned for in the closed loop.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,7 +71,20 @@ class CalibrateConfig(BaseModel):
     stages: tuple[int, ...] = (288, 576)
     coverage: float = Field(default=0.9, gt=0, lt=1)
     false_alarm: float = Field(default=0.01, gt=0, lt=1)
-    collect: CollectConfig = ORDINARY
+    monitor_false_alarm: float = Field(default=0.003, gt=0, lt=1)
+    logged: CollectConfig = UNUSUAL
+    looped: CollectConfig = ORDINARY
+
+    def silent(self) -> CalibrateConfig:
+        """The same for people who announce nothing: a model errs otherwise about meals that it must guess."""
+        habits = tuple(habit for habit in HABITS if not habit.announced)
+        scenario = self.looped.scenario.model_copy(update={"announced": False})
+        return self.model_copy(
+            update={
+                "logged": self.logged.model_copy(update={"habits": habits}),
+                "looped": self.looped.model_copy(update={"habits": habits, "scenario": scenario}),
+            }
+        )
 
 
 def visits(
@@ -87,11 +113,14 @@ def visits(
     columns: dict[str, list[np.ndarray]] = {
         f"{g.name}/{k}": [] for g in rails for k in ("least", "scale", "true", "margin")
     }
-    contexts, spreads, subjects, known = [], [], [], []
+    contexts, spreads, subjects, known, surprise, jump = [], [], [], [], [], []
 
     def watch(t: int, real: Simulator, step: Step) -> None:
+        assert agent.monitor is not None
+        jump.append(agent.monitor.jump[real.alive])
         if t < first or t % every:
             return
+        surprise.append(agent.monitor.surprise[real.alive])
         planned = np.flatnonzero((step.actors == ACTORS.index(Actor.planner)) & real.alive)
         if not len(planned):
             return
@@ -137,6 +166,8 @@ def visits(
         torch.cat(spreads),
         np.concatenate(subjects),
         np.concatenate(known),
+        np.concatenate(surprise),
+        np.concatenate(jump),
     )
 
 
@@ -146,6 +177,11 @@ def _spread(forecaster: Forecaster, imagined: Imagined, actions: torch.Tensor) -
     model = forecaster.model
     latents = model.respond(imagined.prepared, model.normalise_actions(imagined.belief, actions))[:, :, 0]
     return disagreement(model.read(latents)["cgm"], model.read_scale(latents)["cgm"].mean(0))
+
+
+def calibration_cohort(who: CollectConfig, count: int, seed: int) -> Patients:
+    """The people that a calibration is made on."""
+    return cohort("calibrate", count, seed, who.spread, who.records, who.groups)
 
 
 def calibrate(
@@ -164,8 +200,8 @@ def calibrate(
         report: Takes one line a round.
     """
     config = config or CalibrateConfig()
-    patients = cohort("calibrate", config.subjects, seed, config.collect.spread, config.collect.records)
-    logged = record_therapy(patients, config.collect, seed + 1000, config.days)
+    patients = calibration_cohort(config.logged, config.subjects, seed)
+    logged = record_therapy(patients, config.logged, seed + 1000, config.days)
     seen = moments_of(model, History.from_episodes(SCHEMA, logged), each=72, first=12, seed=seed)
     # Those who did not live through their therapy are not in the log: count subjects as the cohort does.
     places = torch.tensor([patients.names.index(episode.subject) for episode in logged])
@@ -198,14 +234,14 @@ def calibrate_planning(
         report: Takes one line a round.
     """
     config = config or CalibrateConfig()
-    patients = cohort("calibrate", config.subjects, seed, config.collect.spread, config.collect.records)
+    patients = calibration_cohort(config.looped, config.subjects, seed)
     rounds = []
     for number in range(config.rounds):
         agent = insulin_agent(Forecaster(model, calibration), seed=seed)
         rails = [g for g in agent.task.guardrails if isinstance(g, StateGuardrail)]
         steps = int(config.loop_days * 288)
         visited = visits(
-            agent, patients, config.collect.scenario, steps=steps, every=config.every, seed=seed + 2000 + number
+            agent, patients, config.looped.scenario, steps=steps, every=config.every, seed=seed + 2000 + number
         )
         note = {g.name: float(visited.exceeded(calibration, g).mean()) for g in rails}
         rounds.append({"plans": len(visited), "exceeded_before": note})
@@ -221,6 +257,7 @@ def calibrate_planning(
             "notes": {"rounds": rounds, "seed": seed},
         }
         if seen is not None:
+            update["monitor"] = fit_monitor(visited.surprise, visited.jump, config.monitor_false_alarm)
             update["novelty"] = fit_novelty(
                 torch.cat([seen.context, visited.context]),
                 torch.cat([seen.spread, visited.spread]),

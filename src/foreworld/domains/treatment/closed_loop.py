@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 
 from foreworld.domains.treatment.arx import LinearConfig, fit_linear
 from foreworld.domains.treatment.calibrate import CalibrateConfig, calibrate_planning, load_forecaster
@@ -18,37 +17,21 @@ from foreworld.domains.treatment.dosing import Controller
 from foreworld.domains.treatment.fallback import Fallback
 from foreworld.domains.treatment.loop import Loop, insulin_agent, planner_share, run_agent
 from foreworld.domains.treatment.metrics import UNITS, summarise
+from foreworld.domains.treatment.oref0 import Oref0
 from foreworld.domains.treatment.pid import PID, tune_pid
-from foreworld.domains.treatment.scenario import Scenario, ScenarioConfig
+from foreworld.domains.treatment.scenario import Scenario
 from foreworld.domains.treatment.schema import SCHEMA, STEP_MINUTES
 from foreworld.domains.treatment.settings import MODEL
 from foreworld.domains.treatment.simulator import Simulator
-from foreworld.domains.treatment.tables import UNSEEN, Patients, load_patients
+from foreworld.domains.treatment.tables import UNSEEN, Patients, concatenate, load_patients
 from foreworld.domains.treatment.task import PROFILES
+from foreworld.domains.treatment.tracks import AGES, LoopConfig
 from foreworld.episodes import EpisodeStore
 from foreworld.evidence.samples import Samples
 from foreworld.forecast.forecaster import Calibration, Forecaster
 from foreworld.model.belief import History
 
 STEPS_A_DAY = 1440 // STEP_MINUTES
-
-
-class LoopConfig(BaseModel):
-    """A closed-loop protocol.
-
-    Attributes:
-        days: Scored days.
-        burn_in: Days before them, run by the arm itself.
-        scenario: Meals, errors, sensor; `days` is set from the two above.
-        profile: Preference profile of the planning arms.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    days: int = Field(default=14, ge=1)
-    burn_in: int = Field(default=1, ge=0)
-    scenario: ScenarioConfig = ScenarioConfig()
-    profile: str = "standard"
 
 
 @dataclass(frozen=True)
@@ -97,9 +80,7 @@ class Run:
     loop: Loop | None = None
 
 
-PLANNING_ARMS = ("foreworld", "arx", "arx_signed")
-CLASSICAL_ARMS = ("nothing", "bb", "bb_error", "bb_cap", "pid", "fallback")
-ARMS = ("foreworld", "fallback", "bb_error", "bb_cap", "bb", "pid", "arx", "arx_signed", "nothing")
+PLANNING_ARMS = ("foreworld", "unguarded", "arx", "arx_signed")
 
 
 def run_job(job: Job, progress: Callable[[int, int], None] | None = None) -> Run:
@@ -108,20 +89,29 @@ def run_job(job: Job, progress: Callable[[int, int], None] | None = None) -> Run
     torch.set_num_threads(1)
     began = time.process_time()
     try:
-        patients = load_patients(job.subjects)
-        config = job.config.scenario.model_copy(update={"days": job.config.days + job.config.burn_in})
-        scenario = Scenario.draw(patients, config, seed=job.seed)
-        if job.arm == "bb":
-            # Exact: the same meals, announced without error.
-            scenario = replace(scenario, announced=scenario.grams)
-        simulator = Simulator(patients, scenario)
+        simulator = simulator_of(job)
         if job.arm in PLANNING_ARMS:
             run = _run_planning(job, simulator, progress)
         else:
-            run = _run_controller(_controller(job, patients), simulator, job.config.burn_in)
+            run = _run_controller(_controller(job, simulator.patients), simulator, job.config.burn_in)
         return replace(run, cpu_seconds=time.process_time() - began)
     finally:
         torch.set_num_threads(threads)
+
+
+def simulator_of(job: Job) -> Simulator:
+    """The patients of a job in their days: every patient as often as there are episodes, one block an episode."""
+    config, patients = job.config, load_patients(job.subjects)
+    seeds = [job.seed] * len(patients)
+    if config.episodes > 1:
+        seeds = [1000 * job.seed + episode for episode in range(config.episodes) for _ in range(len(patients))]
+        patients = concatenate([patients] * config.episodes)
+    days = config.scenario.model_copy(update={"days": config.days + config.burn_in})
+    scenario = Scenario.draw(patients, days, seed=seeds)
+    if job.arm == "bb":
+        # Exact: the same meals, announced without error.
+        scenario = replace(scenario, announced=scenario.grams)
+    return Simulator(patients, scenario, config.simulator)
 
 
 def _controller(job: Job, patients: Patients) -> Controller:
@@ -132,6 +122,8 @@ def _controller(job: Job, patients: Patients) -> Controller:
         "bb_cap": BasalBolusCap,
         "fallback": Fallback,
         "pid": lambda: PID(tune_pid(patients, scenario=job.config.scenario)),
+        "oref0": lambda: Oref0(smb=False),
+        "oref0_smb": lambda: Oref0(smb=True),
     }
     return makers[job.arm]()
 
@@ -154,7 +146,9 @@ def _run_controller(controller: Controller, simulator: Simulator, burn_in: int) 
 
 def _run_planning(job: Job, simulator: Simulator, progress: Callable[[int, int], None] | None) -> Run:
     forecaster = _forecaster(job)
-    agent = insulin_agent(forecaster, profile=PROFILES[job.config.profile], seed=job.seed)
+    agent = insulin_agent(
+        forecaster, profile=PROFILES[job.config.profile], seed=job.seed, guarded=job.arm != "unguarded"
+    )
     loop = run_agent(agent, simulator, keep_forecasts=job.keep_forecasts, progress=progress)
     first = job.config.burn_in * STEPS_A_DAY
     cost = 1000.0 * loop.cpu_seconds / loop.actors.size
@@ -162,7 +156,7 @@ def _run_planning(job: Job, simulator: Simulator, progress: Callable[[int, int],
 
 
 def _forecaster(job: Job) -> Forecaster:
-    if job.arm == "foreworld":
+    if job.arm in ("foreworld", "unguarded"):
         assert job.model is not None
         return load_forecaster(job.model)
     assert job.data is not None
@@ -179,12 +173,12 @@ def linear_forecaster(
     return Forecaster(model, calibrate_planning(model, Calibration(), config, seed=seed))
 
 
-def subjects_of(count: int | None) -> tuple[str, ...]:
-    """Names of the patients: the unseen ones first, of each age group in turn; all 30 if `count` is None."""
-    everyone = load_patients().names
+def subjects_of(count: int | None, groups: Sequence[str] = AGES) -> tuple[str, ...]:
+    """Names of the patients: the unseen ones first, of each age group in turn; all of the groups if `count` is None."""
+    everyone = [name for name in load_patients().names if name.split("#")[0] in groups]
     rest = [name for name in everyone if name not in UNSEEN]
-    groups = [[name for name in UNSEEN if name.startswith(group)] for group in ("adult", "adolescent", "child")]
-    unseen = [name for trio in zip(*groups, strict=True) for name in trio]
+    parts = [[name for name in UNSEEN if name.startswith(group)] for group in groups]
+    unseen = [name for trio in zip(*parts, strict=True) for name in trio]
     return tuple((unseen + rest)[:count])
 
 
@@ -198,7 +192,9 @@ def add_samples(samples: Samples, job: Job, run: Run) -> None:
     groups = groups_of(job.subjects)
 
     def add(metric: str, values: np.ndarray, unit: str) -> None:
-        samples.add(job.arm, metric, job.seed, job.subjects, values, groups, unit=unit)
+        # Episodes of one patient are no independent units: they count as their mean.
+        each = values.reshape(-1, len(job.subjects)).mean(0)
+        samples.add(job.arm, metric, job.seed, job.subjects, each, groups, unit=unit)
 
     for metric, values in summarise(run.bg, run.insulin, STEP_MINUTES).items():
         add(metric, values, UNITS[metric])

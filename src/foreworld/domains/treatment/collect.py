@@ -7,7 +7,7 @@ Nobody plans here and nothing of the 21 unseen patients is read: subjects are ji
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +30,54 @@ PURPOSES = {"fit": 1, "calibrate": 2, "tune": 3, "visit": 4}
 ROUNDS = 100  # of drawing a cohort: more would take the seeds of the next purpose
 
 
-Meals = Literal["weight_scaled", "stock", "g2p2c"]
+class Habit(BaseModel):
+    """How some of the people recorded live.
+
+    Attributes:
+        share: Of the people; shares are relative to one another.
+        meals: Meal plan.
+        announced: Whether they enter what they eat, and dose for it. Those who do not are given their insulin at times
+            that have nothing to do with meals or glucose: a model that is told the insulin to come would otherwise
+            read the meal from it.
+        trouble: Whether sensitivity drifts, sensors fail and entries are forgotten (`TROUBLE`).
+        extra: Boluses a day at unplanned times, whatever glucose is.
+        extra_hours: Least and greatest of them, in hours of profile basal.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    share: float = Field(gt=0)
+    meals: Literal["weight_scaled", "stock", "g2p2c"] = "weight_scaled"
+    announced: bool = True
+    trouble: bool = False
+    extra: float = Field(default=1.5, ge=0)
+    extra_hours: tuple[float, float] = (0.2, 2.0)
+
+    def scenario(self, base: ScenarioConfig) -> ScenarioConfig:
+        """Their days."""
+        change = {"meals": self.meals, "announced": self.announced}
+        return base.model_copy(update=change | (TROUBLE if self.trouble else {}))
+
+
+TROUBLE: dict[str, float] = {
+    "sensitivity_drift": 0.3,
+    "circadian": 0.2,
+    "missed_bolus": 0.1,
+    "dropout_per_day": 1.0,
+    "stuck_per_day": 0.5,
+    "bias_per_day": 0.3,
+    "compression_per_night": 0.5,
+}
+# No protocol's meals, and no way of living with them, is foreign to the model.
+HABITS = (
+    Habit(share=0.36),
+    Habit(share=0.22, meals="stock"),
+    Habit(share=0.12, meals="g2p2c"),
+    Habit(share=0.12, announced=False, extra=8.0, extra_hours=(0.3, 4.0)),
+    Habit(share=0.08, announced=False, meals="g2p2c", extra=8.0, extra_hours=(0.3, 4.0)),
+    Habit(share=0.1, trouble=True),
+)
+ANNOUNCING = (Habit(share=0.5), Habit(share=0.35, meals="stock"), Habit(share=0.15, meals="g2p2c"))
 
 
 class CollectConfig(BaseModel):
@@ -41,31 +88,31 @@ class CollectConfig(BaseModel):
         days: Days recorded for each.
         spread: Jitter of the physiological parameters (standard deviation of the logarithm).
         records: Jitter of carb ratio and correction factor against what the person would need.
-        scenario: Carb error and sensor; `days` and `meals` are taken from here.
-        meals: Shares of the people who eat by each plan, so that no protocol's meals are foreign to the model.
+        groups: Age groups.
+        scenario: Carb error and sensor; `days` and what a habit says are taken from there.
+        habits: How they live.
         basal_low: Least factor on the profile basal.
         basal_high: Greatest factor.
         pause: Share of basal segments without insulin, half an hour to four hours long.
         dose_error: Standard deviation of the logarithm of each bolus.
         missed: Share of boluses that are forgotten.
-        extra: Boluses a day at unplanned times, of 0.2 to 2 hours of basal, whatever glucose is.
         exact_log: Whether the log holds grams truly eaten; otherwise those announced.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    subjects: int = Field(default=1200, ge=1)
+    subjects: int = Field(default=1400, ge=1)
     days: int = Field(default=10, ge=1)
     spread: float = Field(default=0.4, ge=0)
     records: float = Field(default=0.15, ge=0)
+    groups: tuple[str, ...] = Field(default=GROUPS, min_length=1)
     scenario: ScenarioConfig = ScenarioConfig()
-    meals: dict[Meals, float] = Field(default={"weight_scaled": 0.5, "stock": 0.35, "g2p2c": 0.15}, min_length=1)
+    habits: tuple[Habit, ...] = Field(default=HABITS, min_length=1)
     basal_low: float = Field(default=0.5, ge=0)
     basal_high: float = Field(default=1.5, ge=0)
     pause: float = Field(default=0.18, ge=0, le=1)
-    dose_error: float = Field(default=0.25, ge=0)
-    missed: float = Field(default=0.1, ge=0, le=1)
-    extra: float = Field(default=1.5, ge=0)
+    dose_error: float = Field(default=0.3, ge=0)
+    missed: float = Field(default=0.2, ge=0, le=1)
     exact_log: bool = False
 
 
@@ -75,10 +122,11 @@ class LoggedTherapy:
     Args:
         config: How much chance there is.
         seed: Of that chance.
+        habit: How these people live.
     """
 
-    def __init__(self, config: CollectConfig, seed: int) -> None:
-        self.config, self.seed = config, seed
+    def __init__(self, config: CollectConfig, seed: int, habit: Habit = ANNOUNCING[0]) -> None:
+        self.config, self.seed, self.habit = config, seed, habit
 
     def reset(self, patients: Patients) -> None:
         """Serve these patients from now on."""
@@ -99,8 +147,8 @@ class LoggedTherapy:
         bolus *= draw.random(size) >= config.missed
         # What is done at unplanned times must not depend on glucose: a model that is told the insulin to come would
         # read the glucose to come from it, and take the insulin's own effect for smaller than it is.
-        extra = draw.random(size) < config.extra * STEP_MINUTES / 1440.0
-        bolus += extra * patients.basal * draw.uniform(0.2, 2.0, size)
+        extra = draw.random(size) < self.habit.extra * STEP_MINUTES / 1440.0
+        bolus += extra * patients.basal * draw.uniform(*self.habit.extra_hours, size)
         basal = basal_step(patients) * self._factor
         result: FloatArray = np.minimum(basal + np.maximum(bolus, 0.0), dose_cap(patients))
         return result
@@ -127,6 +175,7 @@ def cohort(
     seed: int,
     spread: float = 0.4,
     records: float = 0.15,
+    groups: Sequence[str] = GROUPS,
 ) -> Patients:
     """Virtual people jittered from the nine training patients, on a profile that a clinic would have let stand.
 
@@ -140,11 +189,12 @@ def cohort(
         seed: Of the draw.
         spread: See `CollectConfig`.
         records: See `CollectConfig`.
+        groups: Age groups of their parents.
 
     Raises:
         InputError: Almost nobody drawn is plausible.
     """
-    parents, round_ = load_patients(TRAINING), 0
+    parents, round_ = load_patients([name for name in TRAINING if name.split("#")[0] in groups]), 0
     kept: list[Patients] = []
     while sum(map(len, kept)) < count:
         if round_ == ROUNDS:
@@ -213,25 +263,27 @@ def record_therapy(patients: Patients, config: CollectConfig, seed: int, days: i
     """The logged episodes of those who lived through their therapy.
 
     Args:
-        patients: On logged therapy; the first share of them eats by the first meal plan, and so on.
+        patients: On logged therapy; the first share of them has the first habit, and so on.
         config: How much chance there is in their therapy.
         seed: Of meals, sensors and therapy.
         days: Days recorded.
     """
-    bounds = np.cumsum([0.0, *config.meals.values()]) / sum(config.meals.values()) * len(patients)
+    bounds = np.cumsum([0.0, *(habit.share for habit in config.habits)])
+    bounds *= len(patients) / bounds[-1]
     # Cohorts are drawn at random, so neighbours in the list have nothing in common.
     edges = np.rint(bounds).astype(int)
     kept: list[Episode] = []
-    for number, plan in enumerate(config.meals):
+    for number, habit in enumerate(config.habits):
         if edges[number] == edges[number + 1]:
             continue
         part = patients.select(np.arange(edges[number], edges[number + 1]))
-        scenario = Scenario.draw(part, config.scenario.model_copy(update={"days": days, "meals": plan}), seed=seed)
-        therapy = LoggedTherapy(config, seed * 10 + number)
+        days_of = habit.scenario(config.scenario).model_copy(update={"days": days})
+        scenario = Scenario.draw(part, days_of, seed=seed)
+        therapy = LoggedTherapy(config, seed * 10 + number, habit)
         therapy.reset(part)
         trajectory = Simulator(part, scenario).run(therapy.act)
         carbs = scenario.grams if config.exact_log else scenario.announced
-        info: dict[str, object] = {"policy": "therapy", "seed": seed, "meals": plan}
+        info: dict[str, object] = {"policy": "therapy", "seed": seed, "habit": habit.model_dump(mode="json")}
         kept += episodes(part, trajectory, carbs[:, : trajectory.cgm.shape[1]], info)
     return kept
 
@@ -248,7 +300,7 @@ def collect(path: str | Path, config: CollectConfig | None = None, *, seed: int 
         The store.
     """
     config = config or CollectConfig()
-    patients = cohort("fit", config.subjects, seed, config.spread, config.records)
+    patients = cohort("fit", config.subjects, seed, config.spread, config.records, config.groups)
     store = EpisodeStore.create(path, SCHEMA)
     store.append(record_therapy(patients, config, seed, config.days))
     store.split("default", {"fit": 0.92, "validate": 0.08}, seed)

@@ -10,7 +10,7 @@ import numpy as np
 
 from foreworld import __version__
 from foreworld.agent.agent import ACTORS
-from foreworld.domains.treatment.closed_loop import STEPS_A_DAY, Job, LoopConfig, Run, add_samples, run_job, subjects_of
+from foreworld.domains.treatment.closed_loop import STEPS_A_DAY, Job, Run, add_samples, run_job, subjects_of
 from foreworld.domains.treatment.figures import DayExample, DayForecast, HorizonErrors
 from foreworld.domains.treatment.forecast_arms import ForecasterArm, Persistence
 from foreworld.domains.treatment.forecasting import Arm, ForecastConfig, record_therapy, score
@@ -18,12 +18,13 @@ from foreworld.domains.treatment.pages import ReportData, write_report
 from foreworld.domains.treatment.parallel import cores, run_all
 from foreworld.domains.treatment.prepare import DEMO, Recipe, prepare
 from foreworld.domains.treatment.prepared import GROUPS
-from foreworld.domains.treatment.protocols import LOOP_METRICS
 from foreworld.domains.treatment.scenario import ScenarioConfig
 from foreworld.domains.treatment.schema import STEP_MINUTES
 from foreworld.domains.treatment.settings import MODEL
 from foreworld.domains.treatment.tables import load_patients
 from foreworld.domains.treatment.task import guardrails
+from foreworld.domains.treatment.track_protocol import LOOP_METRICS
+from foreworld.domains.treatment.tracks import LoopConfig
 from foreworld.evidence.protocol import machine
 from foreworld.evidence.rows import NAMES, Names
 from foreworld.evidence.samples import Samples

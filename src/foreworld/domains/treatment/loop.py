@@ -14,10 +14,14 @@ from foreworld.agent.configurator import Configurator
 from foreworld.agent.record import Recorder
 from foreworld.domains.treatment.collect import statics_of
 from foreworld.domains.treatment.limits import InsulinLimits
+from foreworld.domains.treatment.pack import floor, held, insulin_limits
 from foreworld.domains.treatment.rules import insulin_rules
 from foreworld.domains.treatment.simulator import Simulator
-from foreworld.domains.treatment.task import PROFILES, InsulinTask
+from foreworld.domains.treatment.task import PROFILES, InsulinTask, dose_rail, guardrails
+from foreworld.errors import InputError
 from foreworld.forecast.forecaster import Forecaster
+from foreworld.planning.guardrail import Guardrail
+from foreworld.planning.pack import Pack
 from foreworld.planning.planners.base import Planner
 from foreworld.planning.planners.cem import CEMConfig, CEMPlanner
 from foreworld.planning.profile import Profile
@@ -29,8 +33,10 @@ def insulin_agent(
     profile: Profile = PROFILES["standard"],
     planner: Planner | None = None,
     limits: InsulinLimits | None = None,
+    pack: Pack | None = None,
     recorder: Recorder | None = None,
     seed: int = 0,
+    guarded: bool = True,
 ) -> Agent:
     """The agent of this domain with its checker.
 
@@ -38,20 +44,37 @@ def insulin_agent(
         forecaster: Calibrated.
         profile: Preference profile; ranks safe plans, never loosens a guardrail.
         planner: Search; iCEM with 48 candidates and 3 iterations if None.
-        limits: Numbers of the insulin pack, for planner and checker alike.
+        limits: Numbers of their own instead of a pack's, for planner and checker alike, for experiments; recorded by
+            the checker's digest alone.
+        pack: Guardrails and limits together, from `pack.load_pack`; the built-in ones if None. Its hash goes into every
+            decision.
         recorder: Of the audit log.
         seed: Of the candidates.
+        guarded: False leaves nothing but the dose limit, to show what the guardrails and the checker are worth.
+
+    Raises:
+        InputError: Both limits and a pack are given, the pack is weaker than the floor without a reason, or the model
+            was not calibrated for its guardrails.
     """
-    limits = limits or InsulinLimits()
+    if pack is not None and limits is not None:
+        raise InputError("give limits or a pack, not both: a pack holds its own limits")
+    if limits is None:
+        pack = floor() if pack is None else held(pack, forecaster.calibration)
+        limits = insulin_limits(pack)
     return Agent(
         forecaster,
-        InsulinTask(limits),
+        InsulinTask(limits, rails=_rails(limits, pack) if guarded else (dose_rail(limits),)),
         planner or CEMPlanner(CEMConfig.icem(samples=48, iterations=3)),
         configurator=Configurator(profile),
-        checker=Checker(insulin_rules(limits)),
+        checker=Checker(insulin_rules(limits)) if guarded else None,
         recorder=recorder,
         seed=seed,
+        pack=pack if guarded else None,
     )
+
+
+def _rails(limits: InsulinLimits, pack: Pack | None) -> tuple[Guardrail, ...]:
+    return guardrails(limits) if pack is None else (*pack.guardrails, dose_rail(limits))
 
 
 @dataclass

@@ -53,8 +53,12 @@ class PlanFile:
     statics: dict[str, np.ndarray]
 
 
-def read_plan_file(path: str | Path) -> PlanFile:
+def read_plan_file(path: str | Path, *, minutes: float | None = None) -> PlanFile:
     """Read and check an input file.
+
+    Args:
+        path: JSON file.
+        minutes: What the record must cover at least; the duration of insulin action of the built-in limits if None.
 
     Raises:
         InputError: There is no such file, or a value, unit or time is wrong; the message names file, channel, value,
@@ -71,7 +75,7 @@ def read_plan_file(path: str | Path) -> PlanFile:
         raise FormatError(f"{file} is no JSON ({error}); compare it with docs/examples/person.json") from error
     if not isinstance(raw, dict):
         raise FormatError(f"{file} must hold a JSON object; compare it with docs/examples/person.json")
-    return _Reader(file, raw).read()
+    return _Reader(file, raw, InsulinLimits().dia if minutes is None else minutes).read()
 
 
 def decide(agent: Agent, person: PlanFile) -> Step:
@@ -92,8 +96,8 @@ def decide(agent: Agent, person: PlanFile) -> Step:
 class _Reader:
     """A parsed file; it knows its name, for the messages."""
 
-    def __init__(self, file: Path, raw: dict[str, Any]) -> None:
-        self._file, self._raw = file, raw
+    def __init__(self, file: Path, raw: dict[str, Any], least: float) -> None:
+        self._file, self._raw, self._least = file, raw, least
 
     def read(self) -> PlanFile:
         """Everything, checked."""
@@ -185,7 +189,7 @@ class _Reader:
                     f"{where}: the step from {stamps[i]} to {stamps[i + 1]} is {gap:g} min, expected {SCHEMA.step:g} "
                     f"min; put the record on a grid of {SCHEMA.step:g} min, with null where there was no reading"
                 )
-        least = InsulinLimits().dia
+        least = self._least
         covered = float(times[-1] - times[0]) if len(times) else 0.0
         if covered < least:
             raise InputError(

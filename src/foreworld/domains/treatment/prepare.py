@@ -23,7 +23,7 @@ from foreworld.evidence.protocol import cpu_seconds
 from foreworld.forecast.forecaster import Forecaster
 from foreworld.learning.progress import Mode
 from foreworld.learning.train import TrainConfig, train
-from foreworld.model.checkpoint import load, read_extra
+from foreworld.model.checkpoint import load, read_extra, save
 
 RECIPE = "recipe.json"  # in a prepared folder: what it was made for, and what that took
 
@@ -44,7 +44,7 @@ class Recipe(BaseModel):
 
     name: str
     collect: CollectConfig = CollectConfig()
-    steps: int = 10000
+    steps: int = 12000
     window: int = 2016
     calibrate: CalibrateConfig = CalibrateConfig()
     threads: int = 1
@@ -89,6 +89,7 @@ def prepare(
     *,
     seed: int = 0,
     data: Path | None = None,
+    announced: bool = True,
     progress: Mode = "auto",
     report: Callable[[str], None] = lambda line: None,
 ) -> tuple[Forecaster, float]:
@@ -99,6 +100,8 @@ def prepare(
         recipe: What to do.
         seed: Of data, initialisation and calibration.
         data: A store to learn from instead of collecting one.
+        announced: Whether it is calibrated for people who announce their meals, in `model`, or for people who announce
+            nothing, in `model-silent`: the same weights, other errors.
         progress: Of training.
         report: Takes a line at each stage.
 
@@ -119,17 +122,26 @@ def prepare(
             report(f"training for {recipe.steps} steps")
             with _stage(place, "train"):
                 train(store, model_folder, recipe.training(seed), progress=progress)
-        if "calibration" not in read_extra(model_folder):
-            report(f"calibrating on {recipe.calibrate.subjects} other virtual people")
+        config, wanted = recipe.calibrate, model_folder
+        if not announced:
+            config, wanted = config.silent(), silent_folder(place)
+            if not wanted.exists():
+                save(load(model_folder), wanted, extra={"training": read_extra(model_folder)["training"]})
+        if "calibration" not in read_extra(wanted):
+            report(f"calibrating on {config.subjects} other virtual people")
             threads = torch.get_num_threads()
             torch.set_num_threads(1)
             try:
-                with _stage(place, "calibrate"):
-                    calibration = calibrate(load(model_folder), recipe.calibrate, seed=seed, report=report)
-                    save_calibration(model_folder, calibration)
+                with _stage(place, "calibrate" if announced else "calibrate, silent"):
+                    save_calibration(wanted, calibrate(load(wanted), config, seed=seed, report=report))
             finally:
                 torch.set_num_threads(threads)
-        return load_forecaster(model_folder), _spent(place)
+        return load_forecaster(wanted), _spent(place, announced)
+
+
+def silent_folder(place: Path) -> Path:
+    """Where the model that was calibrated for people who announce nothing is, in a prepared folder."""
+    return place / "model-silent"
 
 
 def collected(
@@ -184,6 +196,8 @@ def _stage(place: Path, name: str) -> Iterator[None]:
     write_json(path, {**content, "cpu_seconds": {**costs, name: None if again else cpu_seconds() - began}})
 
 
-def _spent(place: Path) -> float:
-    costs = read_json(place / RECIPE)["cpu_seconds"].values()
+def _spent(place: Path, announced: bool) -> float:
+    """CPU seconds of the stages behind one of the two models."""
+    other = "calibrate, silent" if announced else "calibrate"
+    costs = [cost for stage, cost in read_json(place / RECIPE)["cpu_seconds"].items() if stage != other]
     return math.nan if not costs or None in costs else float(sum(costs))

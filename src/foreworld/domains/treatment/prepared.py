@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foreworld.domains.treatment.parallel import run_all
-from foreworld.domains.treatment.prepare import FULL, QUICK, Recipe, collected, prepare
+from foreworld.domains.treatment.prepare import FULL, QUICK, Recipe, collected, prepare, silent_folder
 from foreworld.evidence.protocol import Request
 
 # Arms that need the world model, and those that are fitted on the store itself.
-MODEL_ARMS = ("foreworld", "foreworld_shuffled")
+MODEL_ARMS = ("foreworld", "foreworld_shuffled", "unguarded")
 DATA_ARMS = ("arx", "arx_signed", "arx_population", "network")
 GROUPS = ("all", "unseen", "adult", "adolescent", "child")
 
@@ -42,29 +42,32 @@ def recipe_of(request: Request) -> Recipe:
     return QUICK if request.quick else FULL
 
 
-def prepare_all(request: Request, report: Callable[[str], None] = lambda line: None) -> dict[int, Prepared]:
+def prepare_all(
+    request: Request, report: Callable[[str], None] = lambda line: None, *, announced: bool = True
+) -> dict[int, Prepared]:
     """The trained parts of every seed; those still missing are made side by side.
 
     Args:
         request: Seeds, and the model or data that were given.
         report: Takes a line at each stage.
+        announced: As in `prepare`.
     """
-    jobs = [(request, seed) for seed in request.seeds]
+    jobs = [(request, seed, announced) for seed in request.seeds]
     if request.model is not None or request.quick:
-        return {seed: _prepare((request, seed)) for _, seed in jobs}
+        return {job[1]: _prepare(job) for job in jobs}
     report(f"preparing {len(jobs)} models in {models_folder()} (those that are there are reused)")
     return dict(zip(request.seeds, run_all(_prepare, jobs), strict=True))
 
 
-def _prepare(job: tuple[Request, int]) -> Prepared:
-    request, seed = job
+def _prepare(job: tuple[Request, int, bool]) -> Prepared:
+    request, seed, announced = job
     recipe = recipe_of(request)
     folder = models_folder() / recipe.key(seed, request.data)
     data = request.data or folder / "data"
     asked = set(request.arms or (*MODEL_ARMS, *DATA_ARMS))
     if request.model is None and asked & set(MODEL_ARMS):
-        _, spent = prepare(folder, recipe, seed=seed, data=request.data, progress="none")
-        return Prepared(folder / "model", data, spent)
+        _, spent = prepare(folder, recipe, seed=seed, data=request.data, announced=announced, progress="none")
+        return Prepared(folder / "model" if announced else silent_folder(folder), data, spent)
     # Some arms learn from the store itself, and some from nothing.
     if request.data is None and asked & set(DATA_ARMS):
         collected(folder, recipe, seed=seed)

@@ -72,6 +72,10 @@ class ScenarioConfig(BaseModel):
         stuck_per_day: mean number of windows with a repeated value, 30-120 min.
         bias_per_day: mean number of windows in which the sensor is wrong by +-20 %, 2-8 h.
         compression_per_night: probability of a 90-minute compression low of 30-80 mg/dL between 0 and 5 h.
+        dropout_minutes: range of their lengths, likewise for the two kinds that follow.
+        stuck_minutes: see above.
+        bias_minutes: see above.
+        regular_faults: whether these rates are kept exactly instead of on average.
         sensor: `GuardianRT` (5 min) or `Dexcom` (3 min).
         sensor_noise: whether the sensor has noise.
         step_minutes: time between decisions.
@@ -91,6 +95,10 @@ class ScenarioConfig(BaseModel):
     stuck_per_day: float = Field(default=0.0, ge=0.0)
     bias_per_day: float = Field(default=0.0, ge=0.0)
     compression_per_night: float = Field(default=0.0, ge=0.0, le=1.0)
+    dropout_minutes: tuple[float, float] = FaultRates.dropout_minutes
+    stuck_minutes: tuple[float, float] = FaultRates.stuck_minutes
+    bias_minutes: tuple[float, float] = FaultRates.bias_minutes
+    regular_faults: bool = False
     sensor: Literal["GuardianRT", "Dexcom"] = "GuardianRT"
     sensor_noise: bool = True
     step_minutes: int = Field(default=5, ge=1, le=60)
@@ -241,6 +249,10 @@ class Scenario:
             stuck_per_day=config.stuck_per_day,
             bias_per_day=config.bias_per_day,
             compression_per_night=config.compression_per_night,
+            dropout_minutes=config.dropout_minutes,
+            stuck_minutes=config.stuck_minutes,
+            bias_minutes=config.bias_minutes,
+            regular=config.regular_faults,
         )
         fault_seeds = [_subject_seed(value, name, 4) for name, value in zip(patients.names, seeds, strict=True)]
         return cls(

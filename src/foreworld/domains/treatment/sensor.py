@@ -8,6 +8,7 @@ spline; such a spline is linear in its knots, so here it is one precomputed matr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -97,7 +98,10 @@ class SensorFaults:
 
 @dataclass(frozen=True)
 class FaultRates:
-    """How often each fault begins, how long it lasts (minutes, uniform) and how large it is; a rate of 0 is off."""
+    """How often each fault begins, how long it lasts (minutes, uniform) and how large it is; a rate of 0 is off.
+
+    With `regular` a rate is kept exactly, from a random phase on (0.5 is every second day); otherwise it is a mean.
+    """
 
     dropout_per_day: float = 0.0
     stuck_per_day: float = 0.0
@@ -110,13 +114,19 @@ class FaultRates:
     compression_minutes: float = 90.0
     compression_hours: tuple[float, float] = (0.0, 5.0)
     compression_depth: tuple[float, float] = (30.0, 80.0)
+    regular: bool = False
+
+
+def _due(phase: float, rate: float, day: int) -> int:
+    """How often something that is kept up at a rate a day falls on this day."""
+    return math.floor(phase + (day + 1) * rate) - math.floor(phase + day * rate)
 
 
 def _windows(
-    generator: np.random.Generator, rate: float, minutes: tuple[float, float], day: int
+    generator: np.random.Generator, rate: float, minutes: tuple[float, float], day: int, phase: float | None
 ) -> list[tuple[float, float, float]]:
     """Start and end in minutes, and a sign, of the faults that begin on this day."""
-    count = int(generator.poisson(rate))
+    count = int(generator.poisson(rate)) if phase is None else _due(phase, rate, day)
     starts = day * 1440.0 + generator.uniform(0.0, 1440.0, count)
     lengths = generator.uniform(*minutes, count)
     signs = np.where(generator.uniform(size=count) < 0.5, -1.0, 1.0)
@@ -137,15 +147,17 @@ def draw_faults(
     for row, seed in enumerate(seeds):
         # Spawning would count up the seed that the caller holds; keys of our own leave it untouched.
         kinds = [np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, kind)) for kind in range(4)]
-        drop, stick, bias, night = (np.random.default_rng(kind) for kind in kinds)
+        generators = drop, stick, bias, night = [np.random.default_rng(kind) for kind in kinds]
+        phases = [generator.uniform() if rates.regular else None for generator in generators]
         for day in range(days):
-            for start, end, _ in _windows(drop, rates.dropout_per_day, rates.dropout_minutes, day):
+            for start, end, _ in _windows(drop, rates.dropout_per_day, rates.dropout_minutes, day, phases[0]):
                 faults.dropout[row] |= (minute >= start) & (minute < end)
-            for start, end, _ in _windows(stick, rates.stuck_per_day, rates.stuck_minutes, day):
+            for start, end, _ in _windows(stick, rates.stuck_per_day, rates.stuck_minutes, day, phases[1]):
                 faults.stuck[row] |= (minute >= start) & (minute < end)
-            for start, end, sign in _windows(bias, rates.bias_per_day, rates.bias_minutes, day):
+            for start, end, sign in _windows(bias, rates.bias_per_day, rates.bias_minutes, day, phases[2]):
                 faults.gain[row, (minute >= start) & (minute < end)] = 1.0 + sign * rates.bias_size
-            happens = night.uniform() < rates.compression_per_night
+            nightly, chance = rates.compression_per_night, night.uniform()
+            happens = chance < nightly if phases[3] is None else _due(phases[3], nightly, day) > 0
             start = day * 1440.0 + 60.0 * night.uniform(*rates.compression_hours)
             depth = night.uniform(*rates.compression_depth)
             if happens:

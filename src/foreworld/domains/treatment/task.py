@@ -100,13 +100,18 @@ def guardrails(limits: InsulinLimits | None = None) -> tuple[Guardrail, ...]:
             severity=5,
             source="International consensus on time in range: level 2 hypoglycaemia (Battelino et al. 2019)",
         ),
-        DoseLimit(
-            name="dose_limit",
-            unit="U",
-            severity=5,
-            source="OpenAPS reference design, oref0 0.7.1; hard cap of the treatment protocols",
-            limits=limits or InsulinLimits(),
-        ),
+        dose_rail(limits or InsulinLimits()),
+    )
+
+
+def dose_rail(limits: InsulinLimits) -> DoseLimit:
+    """The guardrail of what may be done now."""
+    return DoseLimit(
+        name="dose_limit",
+        unit="U",
+        severity=5,
+        source="OpenAPS reference design, oref0 0.7.1; hard cap of the treatment protocols",
+        limits=limits,
     )
 
 

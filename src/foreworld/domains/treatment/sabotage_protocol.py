@@ -1,0 +1,179 @@
+"""`treatment/sabotage`: does the agent notice that its world model is broken, before a patient does?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from foreworld.agent.agent import Step
+from foreworld.domains.treatment.calibrate import load_forecaster
+from foreworld.domains.treatment.closed_loop import Job, groups_of, run_job, subjects_of
+from foreworld.domains.treatment.collect import CollectConfig
+from foreworld.domains.treatment.loop import insulin_agent, run_agent
+from foreworld.domains.treatment.parallel import run_all
+from foreworld.domains.treatment.prepare import FULL, Recipe, prepare
+from foreworld.domains.treatment.prepared import models_folder, prepare_all
+from foreworld.domains.treatment.sabotage import KINDS, sabotage
+from foreworld.domains.treatment.scenario import Scenario, ScenarioConfig
+from foreworld.domains.treatment.schema import STEP_MINUTES
+from foreworld.domains.treatment.simulator import Simulator
+from foreworld.domains.treatment.tables import load_patients
+from foreworld.domains.treatment.tracks import LoopConfig
+from foreworld.evidence.protocol import Protocol, Request
+from foreworld.evidence.rows import NAMES, Names, Row
+from foreworld.evidence.samples import Samples
+from foreworld.forecast.forecaster import Forecaster
+from foreworld.planning.plan import Reason
+
+# A model of children, calibrated on children, that is handed everybody else.
+CHILDREN = Recipe(
+    name="children",
+    collect=CollectConfig(groups=("child",), subjects=400),
+    steps=3000,
+    calibrate=FULL.calibrate.model_copy(
+        update={
+            "subjects": 40,
+            "logged": FULL.calibrate.logged.model_copy(update={"groups": ("child",)}),
+            "looped": FULL.calibrate.looped.model_copy(update={"groups": ("child",)}),
+        }
+    ),
+)
+HEALTHY, FOREIGN = "healthy", "other_age_group"
+GROUPS = (HEALTHY, FOREIGN, *KINDS)
+METRICS = (
+    "time_in_range", "time_below_70", "time_below_54", "failures", "refusals", "noticed", "minutes_to_notice",
+    "time_in_range_above_fallback",
+)  # fmt: skip
+DAYS = 7
+SETTINGS = {
+    "days": DAYS,
+    "kinds": list(GROUPS),
+    "scenario": ScenarioConfig().model_dump(mode="json"),
+    "recipe": FULL.model_dump(mode="json"),
+    "foreign": CHILDREN.model_dump(mode="json"),
+}
+
+
+@dataclass(frozen=True)
+class _Job:
+    kind: str
+    seed: int
+    subjects: tuple[str, ...]
+    days: int
+    model: Path
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What one broken model did: [B, N] true glucose, [B] first notice in minutes (NaN: never), share of refusals."""
+
+    bg: np.ndarray
+    noticed: np.ndarray
+    refused: np.ndarray
+
+
+def _break(forecaster: Forecaster, kind: str) -> Forecaster:
+    return forecaster if kind in (HEALTHY, FOREIGN) else sabotage(forecaster, kind)
+
+
+def _run(job: _Job) -> _Found:
+    torch.set_num_threads(1)
+    patients = load_patients(job.subjects)
+    simulator = Simulator(patients, Scenario.draw(patients, ScenarioConfig(days=job.days), seed=job.seed))
+    agent = insulin_agent(_break(load_forecaster(job.model), job.kind), seed=job.seed)
+    noticed, refused = np.full(len(patients), np.nan), np.zeros(len(patients))
+
+    def watch(t: int, real: Simulator, step: Step) -> None:
+        invalid = np.array([reason is Reason.model_invalid for reason in step.reasons])
+        noticed[np.isnan(noticed) & invalid] = t * STEP_MINUTES
+        refused[:] += [reason is not None for reason in step.reasons]
+
+    loop = run_agent(agent, simulator, watch=watch)
+    return _Found(loop.bg, noticed, refused / loop.bg.shape[1])
+
+
+def run(request: Request, report: Callable[[str], None] = lambda line: None) -> Sequence[Row]:
+    """Each kind of sabotage from the first decision on, on unseen patients, beside the healthy model and the fallback.
+
+    Groups are the kinds. `noticed` is the share of patients for whom the model was called invalid at least once,
+    `minutes_to_notice` the mean of the first time where it was; `refusals` of the group `healthy` are false ones
+    (safe plans that did not exist, stale data and novelty included).
+    """
+    subjects = subjects_of(request.subjects if request.subjects else 2 if request.quick else 21)
+    days = 1 if request.quick else DAYS
+    kinds = (HEALTHY, "sign_flipped", "nan") if request.quick else GROUPS
+    made = prepare_all(request, report)
+    jobs = []
+    for seed in request.seeds:
+        for kind in kinds:
+            model, who = made[seed].model, subjects
+            if kind == FOREIGN:
+                model = _foreign(seed, report)
+                who = tuple(name for name in subjects if not name.startswith("child"))
+            jobs.append(_Job(kind, seed, who, days, model))
+    found = list(run_all(_run, jobs, workers=1 if request.quick else None))
+    standard = {seed: _fallback(seed, subjects, days) for seed in request.seeds}
+    rows: list[Row] = []
+    for kind in kinds:
+        samples = Samples(request.seeds, NAMES | Names(frozenset({"foreworld"}), frozenset(GROUPS), frozenset(METRICS)))
+        of_kind = [(job, one) for job, one in zip(jobs, found, strict=True) if job.kind == kind]
+        always = all(np.isfinite(one.noticed).any() for _, one in of_kind)
+        for job, one in of_kind:
+            _add(samples, job, one, standard[job.seed], timed=always)
+        rows += [row.model_copy(update={"group": kind}) for row in samples.rows() if row.group == "all"]
+    return rows
+
+
+def _foreign(seed: int, report: Callable[[str], None]) -> Path:
+    folder = models_folder() / CHILDREN.key(seed)
+    prepare(folder, CHILDREN, seed=seed, progress="none", report=report)
+    return folder / "model"
+
+
+def _fallback(seed: int, subjects: tuple[str, ...], days: int) -> dict[str, float]:
+    """Time in range of the fallback alone, by patient."""
+    done = run_job(Job("fallback", seed, subjects, LoopConfig(days=days, burn_in=0)))
+    return dict(zip(subjects, ((done.bg >= 70.0) & (done.bg <= 180.0)).mean(1).tolist(), strict=True))
+
+
+def _add(samples: Samples, job: _Job, found: _Found, standard: dict[str, float], *, timed: bool) -> None:
+    bg, groups = found.bg, groups_of(job.subjects)
+    inside = ((bg >= 70.0) & (bg <= 180.0)).mean(1)
+
+    def add(metric: str, values: np.ndarray, unit: str = "share", among: np.ndarray | None = None) -> None:
+        kept = np.arange(len(values)) if among is None else np.flatnonzero(among)
+        if len(kept):
+            names = tuple(job.subjects[i] for i in kept)
+            samples.add("foreworld", metric, job.seed, names, values[kept], [groups[i] for i in kept], unit=unit)
+
+    add("time_in_range", inside)
+    add("time_below_70", (bg < 70.0).mean(1))
+    add("time_below_54", (bg < 54.0).mean(1))
+    add("failures", (bg.min(1) < 10.0).astype(float))
+    add("refusals", found.refused)
+    add("noticed", (~np.isnan(found.noticed)).astype(float))
+    above = 100.0 * (inside - np.array([standard[name] for name in job.subjects]))
+    add("time_in_range_above_fallback", above, "points")
+    if timed:
+        add("minutes_to_notice", found.noticed, "min", ~np.isnan(found.noticed))
+
+
+def protocol() -> Protocol:
+    """The protocol."""
+    return Protocol(
+        name="treatment/sabotage",
+        version=1,
+        description=(
+            "World models broken on purpose (wrong sign, frozen, NaN, an hour late, trained on children, five times "
+            "too sure) in the closed loop of track A: what happens to unseen patients, and how soon it is noticed."
+        ),
+        settings=SETTINGS,
+        arms=("foreworld",),
+        metrics=METRICS,
+        run=run,
+        groups=GROUPS,
+    )

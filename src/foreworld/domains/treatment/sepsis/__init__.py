@@ -1,0 +1,1 @@
+"""Sepsis in intensive care: fluids and vasopressors on the benchmark ICU-Sepsis, learned from logged treatments."""

@@ -1,0 +1,159 @@
+"""The closed-loop tracks as protocols: `foreworld evaluate treatment/t1d-announced` and its siblings."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from foreworld.domains.treatment.closed_loop import Job, Run, add_samples, groups_of, run_job, subjects_of
+from foreworld.domains.treatment.metrics import UNITS
+from foreworld.domains.treatment.oref0_bridge import require_oref0
+from foreworld.domains.treatment.parallel import run_all
+from foreworld.domains.treatment.prepare import FULL
+from foreworld.domains.treatment.prepared import DATA_ARMS, GROUPS, MODEL_ARMS, prepare_all, recipe_of
+from foreworld.domains.treatment.tracks import TRACKS, Track
+from foreworld.errors import MissingDataError
+from foreworld.evidence.protocol import Protocol, Request
+from foreworld.evidence.rows import NAMES, Names, Row
+from foreworld.evidence.samples import Samples
+
+ARMS = tuple(dict.fromkeys(arm for track in TRACKS for arm in track.arms))
+ABOVE = tuple(f"time_in_range_above_{arm}" for arm in ARMS if arm != "foreworld")
+# Of each patient's mean over seeds: the worst, and the 5th percentile towards the worse side.
+TAILS = tuple(f"{metric}_{tail}" for metric in ("time_in_range", "time_below_54") for tail in ("worst", "p5"))
+LOOP_METRICS = (*UNITS, "cpu_ms_per_decision", "refusals", "train_cpu_seconds", *ABOVE, *TAILS)
+
+
+def protocol_of(track: Track) -> Protocol:
+    """A track as a protocol."""
+    return Protocol(
+        name=f"treatment/{track.name}",
+        version=2,
+        description=track.description,
+        settings={"loop": track.config.model_dump(mode="json"), "recipe": FULL.model_dump(mode="json")},
+        arms=track.arms,
+        metrics=LOOP_METRICS,
+        run=_runner(track),
+        groups=GROUPS,
+    )
+
+
+def _runner(track: Track) -> Callable[[Request], Sequence[Row]]:
+    def run(request: Request) -> Sequence[Row]:
+        arms = request.arms or available(track.arms)
+        samples = run_loop(track, replace(request, arms=arms))
+        return [*samples.rows(), *differences(samples, arms), *tails(samples, arms)]
+
+    return run
+
+
+def available(arms: Sequence[str]) -> tuple[str, ...]:
+    """The arms that can run here; one whose peer is not installed is left out with a warning that says how to get it.
+
+    An arm that is asked for by name is never left out: it fails with the same words.
+    """
+    if not {"oref0", "oref0_smb"} & set(arms):
+        return tuple(arms)
+    try:
+        require_oref0()
+    except MissingDataError as error:
+        warnings.warn(f"the arms oref0 and oref0_smb are left out: {error}", stacklevel=2)
+        return tuple(arm for arm in arms if not arm.startswith("oref0"))
+    return tuple(arms)
+
+
+def run_loop(
+    track: Track,
+    request: Request,
+    *,
+    taken: Callable[[Job, Run], None] = lambda job, run: None,
+    report: Callable[[str], None] = lambda line: None,
+) -> Samples:
+    """Run the arms of a closed-loop protocol.
+
+    Args:
+        track: What happens to whom.
+        request: Arms, seeds, subjects.
+        taken: Called with every job and what it gave, in order.
+        report: Takes a line at each stage.
+    """
+    arms, config = request.arms or track.arms, track.config
+    if request.quick:
+        config = config.model_copy(update={"days": 1, "burn_in": 0, "episodes": 1})
+    subjects = subjects_of(request.subjects if request.subjects else 4 if request.quick else None, config.groups)
+    samples = Samples(request.seeds, NAMES | Names(frozenset(ARMS), frozenset(GROUPS), frozenset(LOOP_METRICS)))
+    announced, calibrate = config.scenario.announced, recipe_of(request).calibrate
+    calibrate = calibrate if announced else calibrate.silent()
+    learning = {*MODEL_ARMS, *DATA_ARMS} & set(arms)
+    jobs, parts = [], prepare_all(request, report, announced=announced) if learning else {}
+    for seed in request.seeds:
+        made = parts.get(seed)
+        for arm in arms:
+            model, data = (made.model, made.data) if made else (None, None)
+            jobs.append(Job(arm, seed, subjects, config, model, data, calibrate=calibrate))
+            if arm == "foreworld" and made is not None and np.isfinite(made.cpu_seconds):
+                cost = np.full(len(subjects), made.cpu_seconds)
+                samples.add(arm, "train_cpu_seconds", seed, subjects, cost, groups_of(subjects), unit="s", how="max")
+    report(f"{track.name}: {len(jobs)} runs of {len(subjects)} patients, {config.days} days each")
+    for job, done in zip(jobs, run_all(run_job, jobs, workers=1 if request.quick else None), strict=True):
+        add_samples(samples, job, done)
+        taken(job, done)
+        share = float(((done.bg >= 70.0) & (done.bg <= 180.0)).mean())
+        report(f"{job.arm}, seed {job.seed}: time in range {share:.1%}, {done.cpu_seconds:.0f} CPU s")
+    return samples
+
+
+def differences(samples: Samples, arms: Sequence[str]) -> list[Row]:
+    """How many percentage points of time in range foreworld has above every other arm, paired by patient and seed."""
+    rows = []
+    for group in ("all", "unseen"):
+        for arm in arms:
+            if arm == "foreworld" or "foreworld" not in arms or not samples.subjects("foreworld", group):
+                continue
+            found = samples.difference("foreworld", arm, "time_in_range", group)
+            rows.append(
+                Row(
+                    arm="foreworld",
+                    group=group,
+                    metric=f"time_in_range_above_{arm}",
+                    value=100.0 * found.value,
+                    low=100.0 * found.low,
+                    high=100.0 * found.high,
+                    n=len(samples.subjects("foreworld", group)),
+                    unit="points",
+                    by_seed=tuple(
+                        100.0 * value for value in samples.differences_by_seed("foreworld", arm, "time_in_range", group)
+                    ),
+                )
+            )
+    return rows
+
+
+def tails(samples: Samples, arms: Sequence[str]) -> list[Row]:
+    """The worst patient and the 5th percentile of patients, which a mean hides; without an interval."""
+    rows = []
+    for group in ("all", "unseen"):
+        for arm in arms:
+            for metric, worse in (("time_in_range", 5.0), ("time_below_54", 95.0)):
+                by_seed = samples.by_subject(arm, metric, group)
+                if not by_seed.size:
+                    continue
+                extreme = 0.0 if worse < 50.0 else 100.0
+                for tail, share in (("worst", extreme), ("p5", worse)):
+                    rows.append(
+                        Row(
+                            arm=arm,
+                            group=group,
+                            metric=f"{metric}_{tail}",
+                            value=float(np.percentile(by_seed.mean(0), share)),
+                            low=None,
+                            high=None,
+                            n=by_seed.shape[1],
+                            unit="share",
+                            by_seed=tuple(float(np.percentile(one, share)) for one in by_seed),
+                        )
+                    )
+    return rows

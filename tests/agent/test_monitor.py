@@ -1,0 +1,149 @@
+"""The monitor: what came against what was foreseen, and which way actions are foreseen to act."""
+
+import numpy as np
+import pytest
+import torch
+from tests.agent.test_agent import EVERYONE, NOW, decide, names, open_minded, tuned
+
+from foreworld.agent.agent import Actor
+from foreworld.agent.monitor import EVERY, FIRST, LAG, RELEASE, WINDOWS, WORST, Monitor, fit_monitor, hindsight
+from foreworld.domains.treatment.loop import insulin_agent
+from foreworld.domains.treatment.sabotage import KINDS, sabotage
+from foreworld.domains.treatment.schema import SCHEMA
+from foreworld.errors import InputError
+from foreworld.forecast.forecaster import MonitorLimits
+from foreworld.model.belief import History
+from foreworld.planning.plan import Reason
+
+NEVER = MonitorLimits(surprise=(1e9, 1e9), usual=0.5, jump=1e9, false_alarm=0.01)
+ALWAYS = MonitorLimits(surprise=(1e-9, 1e9), usual=0.5, jump=1e9, false_alarm=0.01)
+
+
+def watched(forecaster, limits):
+    return tuned(open_minded(forecaster), monitor=limits)
+
+
+def test_hindsight_is_the_forecast_of_an_hour_ago_told_what_was_done_since(forecaster, past):
+    now = NOW + LAG
+    agent, steps = decide(open_minded(forecaster), past, steps=LAG)
+    agent.memory.see(5.0 * now, past.values(now, EVERYONE))
+    found = hindsight(agent.forecaster, agent.memory)
+    insulin = np.concatenate([past.insulin[:, :NOW], *(step.actions for step in steps)], axis=1)
+    values = {"cgm": past.cgm[:, : NOW + 1], "carbs": past.carbs[:, : NOW + 1], "insulin": insulin[:, :NOW]}
+    history = History.from_arrays(SCHEMA, np.tile(5.0 * np.arange(NOW + 1), (7, 1)), values | past.statics)
+    model = agent.forecaster.model
+    actions = torch.zeros(7, 1, len(model.config.grid), 1)
+    actions[:, 0, :LAG, 0] = torch.from_numpy(insulin[:, NOW:])
+    carbs = torch.zeros(7, len(model.config.grid), 1)
+    carbs[:, :LAG, 0] = torch.from_numpy(past.carbs[:, NOW + 1 : now + 1])
+    forecast = agent.forecaster.forecast(agent.forecaster.begin(model.encode(history), carbs), actions)
+    part = slice(FIRST - 1, LAG)
+    half = (forecast.upper["cgm"] - forecast.lower["cgm"])[:, 0, part].numpy() / 2
+    error = np.abs(past.cgm[:, NOW + FIRST : now + 1] - forecast.mean["cgm"][:, 0, part].numpy())
+    np.testing.assert_allclose(found, np.minimum(error / half, WORST).mean(1), rtol=1e-3)
+
+
+def test_an_alarm_refuses_and_the_fallback_acts_until_surprise_is_well_below_its_limit(forecaster, past):
+    agent, steps = decide(watched(forecaster, ALWAYS), past, steps=LAG + EVERY + 1)
+    assert all(reason is not Reason.model_invalid for step in steps[:LAG] for reason in step.reasons)
+    last = steps[-1]
+    assert set(last.reasons) == {Reason.model_invalid} and set(names(last)) == {Actor.fallback}
+    assert "disagrees with what the model foresaw" in last.answer(0).explain()
+    assert agent.monitor.alarm.all() and (agent.monitor.surprise[:, 0] > 0).all()
+    _, calm = decide(watched(forecaster, NEVER), past, steps=LAG + EVERY + 1)
+    assert all(reason is not Reason.model_invalid for step in calm for reason in step.reasons)
+
+
+def test_an_alarm_ends_below_a_share_of_the_limit(forecaster, past, monkeypatch):
+    limits = MonitorLimits(surprise=(1.0, 10.0), usual=0.0, jump=1e9, false_alarm=0.01)
+    agent, steps = decide(watched(forecaster, NEVER), past, steps=LAG)
+    imagined, space = steps[-1].decisions.problem.imagined, steps[-1].decisions.problem.space
+    monitor, seen = Monitor(7, limits), []
+    for score in (4.0, 4.0, 4.0, np.nan, *(0.0,) * 6):
+        monkeypatch.setattr("foreworld.agent.monitor.hindsight", lambda *_, score=score: np.full(7, score))
+        for _ in range(EVERY):
+            alarm = monitor.look(agent.forecaster, agent.memory, imagined, space)
+        seen.append((round(float(monitor.surprise[0, 0]), 3), bool(alarm[0])))
+    kept = np.exp(-EVERY / WINDOWS[0])
+    assert seen[0] == (round(4 * (1 - kept), 3), False) and seen[1][1] and seen[2] == seen[3]
+    assert [on for _, on in seen[4:]] == [level > RELEASE for level, _ in seen[4:]]
+    assert seen[4][1] and not seen[-1][1]
+
+
+@pytest.mark.parametrize("kind", ["sign_flipped", "nan"])
+def test_a_wrong_direction_is_seen_at_the_first_decision(forecaster, past, kind):
+    _, (step,) = decide(sabotage(watched(forecaster, NEVER), kind), past)
+    assert set(step.reasons) == {Reason.model_invalid} and set(names(step)) == {Actor.fallback}
+
+
+def test_nobody_watches_without_limits(forecaster, past):
+    _, steps = decide(sabotage(open_minded(forecaster), "sign_flipped"), past)
+    assert Reason.model_invalid not in steps[0].reasons
+
+
+def test_too_much_confidence_raises_surprise(forecaster, past):
+    surprise = {}
+    for kind in ("healthy", "overconfident"):
+        chosen = watched(forecaster, NEVER)
+        chosen = chosen if kind == "healthy" else sabotage(chosen, kind)
+        agent, _ = decide(chosen, past, steps=2 * LAG)
+        surprise[kind] = agent.monitor.surprise.mean()
+    assert surprise["overconfident"] > 1.2 * surprise["healthy"]
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_every_broken_model_answers_like_a_healthy_one(forecaster, past, kind):
+    chosen = sabotage(watched(forecaster, NEVER), kind)
+    _, steps = decide(chosen, past, steps=LAG + EVERY + 1)
+    assert all(np.isfinite(step.actions).all() for step in steps)
+    with pytest.raises(InputError, match="unknown"):
+        sabotage(chosen, "asleep")
+
+
+def test_forecasts_are_compared_after_an_action_that_stands_out_and_only_then(forecaster, past):
+    agent, _ = decide(watched(forecaster, NEVER), past, steps=LAG)
+    dose = np.where(np.arange(7) < 3, 40.0, 1.0) * past.statics["basal"] / 12.0
+    agent.memory._done["insulin"][-1][:] = dose
+    for decision in agent.memory.decisions:
+        decision.action[:, 0] = past.statics["basal"] / 12.0
+    agent.memory.decisions[-1].action[:, 0] = dose
+    agent.decide(5.0 * (NOW + LAG), past.values(NOW + LAG, EVERYONE))
+    assert (agent.monitor.jump[:3] > 0).all() and np.isnan(agent.monitor.jump[3:]).all()
+
+
+def test_an_incoherent_model_stays_refused_for_long(forecaster, past, monkeypatch):
+    limits = NEVER.model_copy(update={"jump": 1.0})
+    monkeypatch.setattr("foreworld.agent.monitor.jumps", lambda *_: np.array([2.0, np.nan, 0.5, *(np.nan,) * 4]))
+    agent, steps = decide(watched(forecaster, limits), past)
+    monkeypatch.setattr("foreworld.agent.monitor.jumps", lambda *_: np.full(7, np.nan))
+    later = [agent.decide(5.0 * t, past.values(t, EVERYONE)) for t in range(NOW + 1, NOW + 20)]
+    for step in (*steps, *later):
+        assert [reason is Reason.model_invalid for reason in step.reasons] == [True] + [False] * 6
+
+
+def test_a_decision_that_failed_leaves_the_monitor_as_it_was(forecaster, past, monkeypatch):
+    agent, _ = decide(watched(forecaster, NEVER), past, steps=LAG + 2)
+    before = agent.monitor.surprise.copy()
+    monkeypatch.setattr(agent.planner, "plan", lambda problem: 1 / 0)
+    for _ in range(2 * EVERY):
+        with pytest.raises(ZeroDivisionError):
+            agent.decide(5.0 * (NOW + LAG + 2), past.values(NOW + LAG + 2, EVERYONE))
+    np.testing.assert_array_equal(agent.monitor.surprise, before)
+
+
+def test_limits_are_exceeded_at_the_stated_rate_by_fresh_moments():
+    draw = np.random.default_rng(0)
+    seen, fresh = draw.gamma(4.0, 0.2, (20000, 2)), draw.gamma(4.0, 0.2, (20000, 2))
+    limits = fit_monitor(seen, seen[:, 0], 0.02)
+    assert (fresh > np.array(limits.surprise)).any(1).mean() == pytest.approx(0.02, abs=0.004)
+    assert limits.usual == pytest.approx(seen[:, 1].mean())
+    few = fit_monitor(seen[:50], np.full(3, np.nan), 0.02)
+    np.testing.assert_array_equal(few.surprise, seen[:50].max(0))
+
+
+def test_an_agent_that_was_started_again_has_forgotten_its_surprise(forecaster, past):
+    agent, _ = decide(watched(forecaster, ALWAYS), past, steps=LAG + EVERY + 1)
+    assert agent.monitor.alarm.any()
+    _, (step,) = decide(None, past, agent=agent)
+    assert not agent.monitor.alarm.any() and Reason.model_invalid not in step.reasons
+    assert isinstance(insulin_agent(agent.forecaster).monitor, type(None))
