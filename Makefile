@@ -8,10 +8,11 @@ TORCH := torch==2.13.0
 SIMULATOR := simglucose==0.2.11
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
-.PHONY: help install demo test check bench clean
+.PHONY: help install peers demo test check bench clean
 
 help:
 	@echo "make install   .venv with everything that this project uses here"
+	@echo "make peers     what others made and some evidence stands beside: oref0 (needs npm), ICU-Sepsis"
 	@echo "make demo      learn a world model, plan insulin for patients that it never saw, write a report"
 	@echo "make test      all tests"
 	@echo "make check     style, types, import contracts, module sizes"
@@ -35,6 +36,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PIP) --no-deps '$(SIMULATOR)'
 	@touch $@
 	@echo "installed; next: make demo"
+
+peers: install
+	@$(PIP) --no-deps 'icu-sepsis==2.0.1' pandas
+	@npm install --ignore-scripts --no-audit --no-fund --prefix runs/peers/oref0 oref0@0.7.1
 
 demo: install
 	@$(BIN)/foreworld demo

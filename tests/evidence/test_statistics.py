@@ -14,6 +14,7 @@ from foreworld.evidence.statistics import (
     incomplete_beta,
     normal_quantile,
     paired_bootstrap,
+    ratio_bootstrap,
     student_quantile,
     wilson,
 )
@@ -127,6 +128,7 @@ def test_the_cluster_rate_of_independent_trials_is_about_exact_and_never_narrowe
         lambda: cluster_bootstrap([1.0, 2.0], ["a"]),
         lambda: cluster_bootstrap([], []),
         lambda: cluster_bootstrap([1.0], ["a"], level=95),
+        lambda: ratio_bootstrap([1.0, 2.0], [1.0, -1.0], ["a", "b"]),
         lambda: paired_bootstrap([1.0, 2.0], [1.0], ["a", "b"]),
         lambda: wilson(3, 2),
         lambda: clopper_pearson(1, 0),
@@ -140,3 +142,13 @@ def test_the_cluster_rate_of_independent_trials_is_about_exact_and_never_narrowe
 def test_bad_input_is_named(call):
     with pytest.raises(InputError):
         call()
+
+
+def test_a_ratio_is_of_sums_and_covers_as_promised():
+    rng, held = np.random.default_rng(3), 0
+    for trial in range(200):
+        below = rng.uniform(5.0, 15.0, 25)
+        found = ratio_bootstrap(0.8 * below + rng.normal(0.0, 2.0, 25), below, range(25), repeats=500, seed=trial)
+        held += found.low <= 0.8 <= found.high
+    assert 0.89 <= held / 200 <= 0.99
+    assert ratio_bootstrap([1.0, 3.0], [2.0, 2.0], ["a", "b"]).value == pytest.approx(1.0)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from foreworld.errors import InputError
 from foreworld.evidence.rows import NAMES, Names, Row
-from foreworld.evidence.statistics import REPEATS, Interval, cluster_bootstrap, paired_bootstrap
+from foreworld.evidence.statistics import REPEATS, Interval, cluster_bootstrap, paired_bootstrap, ratio_bootstrap
 
 How = Literal["mean", "rms", "max"]
 
@@ -171,6 +171,23 @@ class Samples:
             [subject for _, subject in keys],
             repeats=repeats,
             seed=seed,
+        )
+
+    def share_of_gap(
+        self, arm: str, baseline: str, ceiling: str, metric: str, group: str = "all", *, repeats: int = REPEATS
+    ) -> Interval:
+        """How much of the way from `baseline` to `ceiling` the arm goes: 0 at the one, 1 at the other.
+
+        The ratio of the two mean differences, paired by subject and seed; raises as `difference`.
+        """
+        own, base = self._pairs(arm, baseline, metric, group)
+        best, _ = self._pairs(ceiling, baseline, metric, group)
+        keys = sorted(own)
+        return ratio_bootstrap(
+            [own[key] - base[key] for key in keys],
+            [best[key] - base[key] for key in keys],
+            [subject for _, subject in keys],
+            repeats=repeats,
         )
 
     def differences_by_seed(self, arm: str, baseline: str, metric: str, group: str = "all") -> tuple[float, ...]:

@@ -132,6 +132,40 @@ def paired_bootstrap(
     return cluster_bootstrap(a - b, subjects, level=level, repeats=repeats, seed=seed)
 
 
+def ratio_bootstrap(
+    numerators: npt.ArrayLike,
+    denominators: npt.ArrayLike,
+    subjects: Sequence[object] | npt.NDArray[np.generic],
+    *,
+    level: float = 0.95,
+    repeats: int = REPEATS,
+    seed: int = 0,
+) -> Interval:
+    """The sum of one over the sum of the other, resampling subjects with both.
+
+    Where the denominator's own interval holds zero this one says nothing, and is wide.
+
+    Args:
+        numerators: `[n]`.
+        denominators: `[n]` of the same samples.
+        subjects: `[n]` labels.
+        level: coverage.
+        repeats: number of resamples.
+        seed: of the resampling.
+
+    Raises:
+        InputError: shapes disagree, a value is not finite, or the denominators sum to 0.
+    """
+    tail = _level(level)
+    parts = [_clusters(values, None, subjects)[0] for values in (numerators, denominators)]
+    if not parts[1].sum():
+        raise InputError("the denominators of a ratio sum to 0")
+    sums = _resample(np.stack(parts, axis=1), repeats, seed)
+    sums = sums[sums[:, 1] != 0.0]
+    low, high = np.quantile(sums[:, 0] / sums[:, 1], [tail, 1.0 - tail])
+    return Interval(float(parts[0].sum() / parts[1].sum()), float(low), float(high))
+
+
 def normal_quantile(share: float) -> float:
     """The point below which a standard normal variable falls with this probability."""
     if not 0.0 < share < 1.0:

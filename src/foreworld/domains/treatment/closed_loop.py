@@ -12,6 +12,10 @@ import torch
 
 from foreworld.domains.treatment.arx import LinearConfig, fit_linear
 from foreworld.domains.treatment.calibrate import CalibrateConfig, calibrate_planning, load_forecaster
+from foreworld.domains.treatment.ceilings.oracle import make_oracle
+from foreworld.domains.treatment.ceilings.particle_filter import FilterConfig
+from foreworld.domains.treatment.ceilings.scenarios import make_filter
+from foreworld.domains.treatment.ceilings.task import ceiling_agent
 from foreworld.domains.treatment.controllers import BasalBolus, BasalBolusCap, BasalOnly
 from foreworld.domains.treatment.dosing import Controller
 from foreworld.domains.treatment.fallback import Fallback
@@ -80,7 +84,8 @@ class Run:
     loop: Loop | None = None
 
 
-PLANNING_ARMS = ("foreworld", "unguarded", "arx", "arx_signed")
+CEILING_ARMS = ("filter", "oracle")
+PLANNING_ARMS = ("foreworld", "unguarded", "arx", "arx_signed", *CEILING_ARMS)
 
 
 def run_job(job: Job, progress: Callable[[int, int], None] | None = None) -> Run:
@@ -145,14 +150,23 @@ def _run_controller(controller: Controller, simulator: Simulator, burn_in: int) 
 
 
 def _run_planning(job: Job, simulator: Simulator, progress: Callable[[int, int], None] | None) -> Run:
-    forecaster = _forecaster(job)
-    agent = insulin_agent(
-        forecaster, profile=PROFILES[job.config.profile], seed=job.seed, guarded=job.arm != "unguarded"
-    )
+    profile = PROFILES[job.config.profile]
+    if job.arm in CEILING_ARMS:
+        agent = ceiling_agent(_ceiling(job, simulator), profile=profile, seed=job.seed)
+    else:
+        agent = insulin_agent(_forecaster(job), profile=profile, seed=job.seed, guarded=job.arm != "unguarded")
     loop = run_agent(agent, simulator, keep_forecasts=job.keep_forecasts, progress=progress)
     first = job.config.burn_in * STEPS_A_DAY
     cost = 1000.0 * loop.cpu_seconds / loop.actors.size
     return Run(loop.bg[:, first:], loop.insulin[:, first:], cost, 0.0, planner_share(loop, first), loop)
+
+
+def _ceiling(job: Job, simulator: Simulator) -> Forecaster:
+    """Those that may read the simulator's equations, and the oracle its state besides."""
+    if job.arm == "oracle":
+        return make_oracle(simulator)
+    units = job.config.simulator.meal_units
+    return make_filter(simulator.patients, simulator.scenario.config, FilterConfig(seed=job.seed), meal_units=units)
 
 
 def _forecaster(job: Job) -> Forecaster:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from foreworld.domains.treatment import forecast_protocol, guardrail_protocol, sabotage_protocol
 from foreworld.domains.treatment.prepare import FULL
 from foreworld.domains.treatment.prepared import GROUPS
+from foreworld.domains.treatment.sepsis.protocol import protocol as sepsis
 from foreworld.domains.treatment.track_protocol import protocol_of
 from foreworld.domains.treatment.tracks import TRACKS
+from foreworld.domains.treatment.tumour_benchmark.protocol import tumour
 from foreworld.evidence.protocol import Protocol
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -28,5 +30,7 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
         sabotage_protocol.protocol(),
         *forecast_protocol.protocols(),
+        sepsis(),
+        tumour(),
     )
 }

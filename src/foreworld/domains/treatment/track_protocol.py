@@ -24,7 +24,10 @@ ARMS = tuple(dict.fromkeys(arm for track in TRACKS for arm in track.arms))
 ABOVE = tuple(f"time_in_range_above_{arm}" for arm in ARMS if arm != "foreworld")
 # Of each patient's mean over seeds: the worst, and the 5th percentile towards the worse side.
 TAILS = tuple(f"{metric}_{tail}" for metric in ("time_in_range", "time_below_54") for tail in ("worst", "p5"))
-LOOP_METRICS = (*UNITS, "cpu_ms_per_decision", "refusals", "train_cpu_seconds", *ABOVE, *TAILS)
+# Of the way in time in range from the standard of care that can be had to the filter, which knows the equations.
+FROM, TO = ("bb_error", "pid"), "filter"
+GAP = "gap_closed"
+LOOP_METRICS = (*UNITS, "cpu_ms_per_decision", "refusals", "train_cpu_seconds", *ABOVE, GAP, *TAILS)
 
 
 def protocol_of(track: Track) -> Protocol:
@@ -45,7 +48,7 @@ def _runner(track: Track) -> Callable[[Request], Sequence[Row]]:
     def run(request: Request) -> Sequence[Row]:
         arms = request.arms or available(track.arms)
         samples = run_loop(track, replace(request, arms=arms))
-        return [*samples.rows(), *differences(samples, arms), *tails(samples, arms)]
+        return [*samples.rows(), *differences(samples, arms), *gap_closed(samples, arms), *tails(samples, arms)]
 
     return run
 
@@ -129,6 +132,28 @@ def differences(samples: Samples, arms: Sequence[str]) -> list[Row]:
                     ),
                 )
             )
+    return rows
+
+
+def gap_closed(samples: Samples, arms: Sequence[str]) -> list[Row]:
+    """How much of the way from `bb_error` (where nothing is announced, `pid`) to `filter` foreworld goes."""
+    baseline = next((arm for arm in FROM if arm in arms), None)
+    if baseline is None or not {"foreworld", TO} <= set(arms):
+        return []
+    rows = []
+    for group in ("all", "unseen"):
+        if not samples.subjects("foreworld", group):
+            continue
+        found = samples.share_of_gap("foreworld", baseline, TO, "time_in_range", group)
+        own, best = (samples.differences_by_seed(arm, baseline, "time_in_range", group) for arm in ("foreworld", TO))
+        by_seed = tuple(one / whole if whole else 0.0 for one, whole in zip(own, best, strict=True))
+        n = len(samples.subjects("foreworld", group))
+        rows.append(
+            Row(
+                arm="foreworld", group=group, metric=GAP, value=found.value, low=found.low, high=found.high, n=n,
+                unit="share", by_seed=by_seed,
+            )
+        )  # fmt: skip
     return rows
 
 
