@@ -48,8 +48,8 @@ def test_bands_cover_what_they_state_on_fresh_outcomes_at_every_horizon(coverage
         assert Sigma(coverage, int(measured.sum()) // 2).holds(float(inside[measured, h].float().mean()))
 
 
-def test_bands_need_outcomes():
-    with pytest.raises(InputError, match="too few calibration scores"):
+def test_bands_need_subjects():
+    with pytest.raises(InputError, match="too few calibration subjects"):
         fit_bands(moments(8, 0, missing=0.0), 0.9)
     fit_bands(moments(9, 0, missing=0.0), 0.9)
 

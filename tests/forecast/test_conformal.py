@@ -8,7 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foreworld.errors import InputError
-from foreworld.forecast.conformal import AdaptiveConformal, conformal_quantile, masked_quantiles
+from foreworld.forecast.conformal import (
+    AdaptiveConformal,
+    conformal_quantile,
+    masked_quantiles,
+    subject_quantile,
+)
 
 
 def scores(n, seed=0):
@@ -81,14 +86,57 @@ def test_too_few_empty_and_nan_scores():
             conformal_quantile(torch.zeros(9), risk)
 
 
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60), st.floats(0.01, 0.99))
+def test_with_one_score_a_subject_the_subjects_quantile_is_the_plain_one(values, risk):
+    table = torch.tensor(values, dtype=torch.float64)
+    assert float(subject_quantile(table, torch.arange(len(values)), risk)) == float(conformal_quantile(table, risk))
+
+
+def test_a_subject_counts_once_however_often_it_was_seen():
+    # Ten subjects with one score each, the last of which was seen a hundred times.
+    values = torch.cat([torch.arange(9.0), torch.full((100,), 9.0)])
+    subject = torch.cat([torch.arange(9), torch.full((100,), 9)])
+    assert float(subject_quantile(values, subject, 0.5)) == 5.0
+    assert float(subject_quantile(values, subject, 0.1)) == 9.0
+    assert math.isinf(float(subject_quantile(values, subject, 0.05)))
+
+
+def test_scores_of_a_fresh_subject_exceed_the_subjects_quantile_at_the_stated_risk():
+    r = np.random.default_rng(5)
+
+    def drawn():
+        # Each subject has a level of its own, so that pooled scores are far from exchangeable; sizes differ.
+        parts = [np.abs(r.normal(0.0, np.exp(r.normal()), r.integers(3, 30))) for _ in range(20)]
+        return np.concatenate(parts[:-1]), np.repeat(np.arange(19), [len(p) for p in parts[:-1]]), parts[-1]
+
+    missed, pooled = [], []
+    for _ in range(2000):
+        scores_, subject, fresh = drawn()
+        table = torch.from_numpy(scores_)
+        missed.append((fresh > float(subject_quantile(table, torch.from_numpy(subject), 0.1))).mean())
+        pooled.append((fresh > float(conformal_quantile(table, 0.1))).mean())
+    assert np.mean(missed) < 0.1 + 0.01
+    # Counting scores instead of subjects promises too much: that is why it is not done.
+    assert np.mean(pooled) > np.mean(missed) + 0.02
+
+
+def test_the_subjects_quantile_rejects_what_the_plain_one_rejects():
+    for bad in (torch.zeros(0), torch.tensor([1.0, math.nan])):
+        with pytest.raises(InputError, match="empty or NaN"):
+            subject_quantile(bad, torch.arange(len(bad)), 0.1)
+    with pytest.raises(InputError, match="between 0 and 1"):
+        subject_quantile(torch.zeros(9), torch.arange(9), 1.0)
+
+
 def test_masked_columns_use_their_measured_rows_only():
     table = torch.arange(40.0).reshape(20, 2)
     mask = torch.ones(20, 2, dtype=torch.bool)
     mask[10:, 1] = False
+    subject = torch.arange(20)
     expected = [conformal_quantile(table[:, 0], 0.2), conformal_quantile(table[:10, 1], 0.2)]
-    assert masked_quantiles(table, mask, 0.2).tolist() == [float(v) for v in expected]
-    with pytest.raises(InputError, match="too few calibration scores at horizon index 1"):
-        masked_quantiles(table, mask, 0.05)
+    assert masked_quantiles(table, mask, subject, 0.2).tolist() == [float(v) for v in expected]
+    with pytest.raises(InputError, match="too few calibration subjects at horizon index 1"):
+        masked_quantiles(table, mask, subject, 0.05)
 
 
 def misses(update, count=6000):

@@ -152,10 +152,10 @@ def by_stage(fit: Callable[[Seen], Found], seen: Seen, starts: Sequence[int]) ->
 
 
 def fit_bands(moments: Moments, coverage: float) -> dict[str, tuple[float, ...]]:
-    """Half-widths in units of the predicted scale, by horizon: conformal quantiles of |error| / scale.
+    """Half-widths in units of the predicted scale, by horizon: conformal quantiles of |error| / scale over subjects.
 
     Raises:
-        InputError: Too few outcomes at a horizon point, or a forecast is not finite.
+        InputError: Too few subjects with an outcome at a horizon point, or a forecast is not finite.
     """
     bands = {}
     for name, mean in moments.mean.items():
@@ -164,7 +164,7 @@ def fit_bands(moments: Moments, coverage: float) -> dict[str, tuple[float, ...]]
         if not bool((torch.isfinite(mean) & torch.isfinite(moments.scale[name])).all()):
             raise InputError(f"a forecast of {name} is not finite; check the model before calibrating it")
         score = (moments.truth[name] - mean).abs() / moments.scale[name]
-        bands[name] = tuple(masked_quantiles(score, measured, 1.0 - coverage).tolist())
+        bands[name] = tuple(masked_quantiles(score, measured, moments.subject, 1.0 - coverage).tolist())
     return bands
 
 

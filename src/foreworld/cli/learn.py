@@ -69,8 +69,8 @@ def calibrate(model: Path, *, subjects: int = 80, days: int = 6, rounds: int = 2
         rounds: Calibrate, plan, carry the plans out, calibrate again.
         seed: Of people and days.
     """
-    if subjects < 8 or days < 2 or rounds < 1:
-        raise InputError(f"subjects {subjects}, days {days}, rounds {rounds} must be at least 8, 2 and 1")
+    if subjects < 10 or days < 2 or rounds < 1:
+        raise InputError(f"subjects {subjects}, days {days}, rounds {rounds} must be at least 10, 2 and 1")
     import torch
 
     from foreworld.domains.treatment.calibrate import CalibrateConfig, save_calibration

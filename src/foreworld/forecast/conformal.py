@@ -32,18 +32,44 @@ def conformal_quantile(scores: Tensor, risk: float, dim: int = 0) -> Tensor:
     return scores.kthvalue(max(rank, 1), dim=dim).values
 
 
-def masked_quantiles(scores: Tensor, mask: Tensor, risk: float) -> Tensor:
-    """`conformal_quantile` of each column of [n, H], over its measured rows only.
+def subject_quantile(scores: Tensor, subject: Tensor, risk: float) -> Tensor:
+    """The smallest bound that a score of a fresh *subject* exceeds with probability at most `risk`.
+
+    Scores of one subject are not exchangeable with those of another, so it is subjects that are counted: K of them
+    share K / (K + 1) of the weight evenly whatever the number of their scores, and the rest stands for the fresh one
+    (Lee, Barber and Willett 2023, Distribution-free inference with hierarchical data, eq. for HCP). With one score a
+    subject it is `conformal_quantile`; infinite where there are too few subjects for the risk.
+
+    Args:
+        scores: [n]; NaN is not allowed.
+        subject: [n] index of the subject that each belongs to.
+        risk: In (0, 1).
+    """
+    if not 0.0 < risk < 1.0:
+        raise InputError(f"risk is {risk}; it must lie between 0 and 1")
+    if not len(scores) or torch.isnan(scores).any():
+        raise InputError("calibration scores are empty or NaN; check the calibration data")
+    _, owner, count = torch.unique(subject, return_inverse=True, return_counts=True)
+    order = torch.argsort(scores)
+    weight = torch.cumsum((1.0 / count.double())[owner][order], dim=0)
+    needed = (1.0 - risk) * (len(count) + 1)
+    at = int((weight < needed - 1e-9).sum())
+    return scores[order[at]] if at < len(scores) else scores.new_tensor(math.inf)
+
+
+def masked_quantiles(scores: Tensor, mask: Tensor, subject: Tensor, risk: float) -> Tensor:
+    """`subject_quantile` of each column of [n, H], over its measured rows only.
 
     Raises:
-        InputError: A column has too few scores for the risk.
+        InputError: A column has too few subjects for the risk.
     """
     columns = []
     for h in range(scores.shape[1]):
-        bound = conformal_quantile(scores[mask[:, h], h], risk)
+        measured = mask[:, h]
+        bound = subject_quantile(scores[measured, h], subject[measured], risk)
         if torch.isinf(bound):
             raise InputError(
-                f"too few calibration scores at horizon index {h} for a risk of {risk}; give more episodes"
+                f"too few calibration subjects at horizon index {h} for a risk of {risk:g}; give more of them"
             )
         columns.append(bound)
     return torch.stack(columns)

@@ -63,7 +63,7 @@ class CalibrateConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    subjects: int = Field(default=80, ge=8)
+    subjects: int = Field(default=80, ge=10)
     days: int = Field(default=6, ge=2)
     loop_days: float = Field(default=4.0, gt=0)
     rounds: int = Field(default=2, ge=1)
