@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,7 +40,7 @@ RECIPE = Recipe(
     window=576,
     collect=CollectConfig(subjects=14, days=3),
     steps=12,
-    calibrate=CalibrateConfig(subjects=8, days=2, loop_days=0.3, rounds=1, every=2),
+    calibrate=CalibrateConfig(subjects=8, logged_subjects=16, days=2, loop_days=0.3, rounds=1, every=2),
 )
 LOOP = LoopConfig(days=1, burn_in=0)
 
@@ -69,7 +70,7 @@ def forbidden(*inputs, **options):
 def test_prepare_gives_a_calibrated_forecaster_and_says_what_it_does(whole):
     folder, spent, told = whole
     calibration = load_forecaster(folder / "model").calibration
-    assert calibration.subjects == 8 and calibration.novelty is not None
+    assert calibration.subjects == 16 and calibration.novelty is not None
     assert calibration.trajectory["predicted_low"].keys() >= {"0.2"}
     assert calibration.notes["rounds"][0]["plans"] > 20
     assert 0 < spent < 600
@@ -77,7 +78,7 @@ def test_prepare_gives_a_calibrated_forecaster_and_says_what_it_does(whole):
     card = (folder / "model" / "README.md").read_text()
     # Calibrating keeps what training said.
     assert "for 12 steps" in card and "On subjects not learned from" in card
-    assert "Calibrated on 8 other virtual people, its guardrails in 1 rounds" in card
+    assert "Calibrated on 16 other virtual people, its guardrails in 1 rounds" in card
 
 
 def test_a_finished_folder_is_reused_as_it_is(whole, monkeypatch):
@@ -87,6 +88,20 @@ def test_a_finished_folder_is_reused_as_it_is(whole, monkeypatch):
     forecaster, again = prepare.prepare(folder, RECIPE, seed=1, progress="none")
     assert again == spent
     assert forecaster.calibration == load_forecaster(folder / "model").calibration
+
+
+def test_another_calibration_is_made_of_the_same_model_and_costs_what_it_costs(whole, tmp_path, monkeypatch):
+    folder = tmp_path / "made"
+    shutil.copytree(whole[0], folder)
+    other = RECIPE.model_copy(update={"calibrate": RECIPE.calibrate.model_copy(update={"every": 3})})
+    with monkeypatch.context() as patch:
+        for part in ("collect", "train"):
+            patch.setattr(prepare, part, forbidden)
+        forecaster, spent = prepare.prepare(folder, other, seed=1, progress="none")
+    before = load_forecaster(whole[0] / "model").calibration
+    assert forecaster.calibration.notes["config"]["every"] == 3
+    assert forecaster.calibration.bands == before.bands and forecaster.calibration != before
+    assert 0 < spent < 600
 
 
 @pytest.mark.parametrize("change", [{"seed": 2}, {"steps": 13}])

@@ -13,7 +13,7 @@ TINY = preparing.Recipe(
     window=1008,
     collect=CollectConfig(subjects=14, days=5),
     steps=3,
-    calibrate=CalibrateConfig(subjects=8, days=2, loop_days=0.4, rounds=1, every=10),
+    calibrate=CalibrateConfig(subjects=8, logged_subjects=24, days=2, loop_days=0.4, rounds=1, every=10),
 )
 
 

@@ -64,13 +64,13 @@ def calibrate(model: Path, *, subjects: int = 80, days: int = 6, rounds: int = 2
 
     Args:
         model: Folder of the model; the calibration is kept in it.
-        subjects: Virtual people who were not trained on.
+        subjects: Virtual people who were not trained on and are planned for; three times as many are watched.
         days: Days of logged therapy.
         rounds: Calibrate, plan, carry the plans out, calibrate again.
         seed: Of people and days.
     """
-    if subjects < 10 or days < 2 or rounds < 1:
-        raise InputError(f"subjects {subjects}, days {days}, rounds {rounds} must be at least 10, 2 and 1")
+    if subjects < 8 or days < 2 or rounds < 1:
+        raise InputError(f"subjects {subjects}, days {days}, rounds {rounds} must be at least 8, 2 and 1")
     import torch
 
     from foreworld.domains.treatment.calibrate import CalibrateConfig, save_calibration
@@ -80,8 +80,9 @@ def calibrate(model: Path, *, subjects: int = 80, days: int = 6, rounds: int = 2
 
     trained = load(model, SCHEMA)
     torch.set_num_threads(1)  # a second one costs small tensors more in barriers than it gives
+    config = CalibrateConfig(subjects=subjects, logged_subjects=3 * subjects, days=days, rounds=rounds)
     with heartbeat("calibrating"):
-        found = fit(trained, CalibrateConfig(subjects=subjects, days=days, rounds=rounds), seed=seed, report=note)
+        found = fit(trained, config, seed=seed, report=note)
     save_calibration(model, found)
     say(f"{model}: calibrated on {found.subjects} people; rounds: {rounds}")
 

@@ -42,13 +42,16 @@ ORDINARY = CollectConfig(
 # Guardrails average over people like those who are planned for. A band must hold for the unusual ones, too, whose
 # records fit them less well: too wide for the nine parents is about right for people who are not among them.
 UNUSUAL = ORDINARY.model_copy(update={"spread": 0.25, "records": 0.15})
+MOMENTS = 24  # of each person's log that are forecast from
 
 
 class CalibrateConfig(BaseModel):
     """How a forecaster is calibrated.
 
     Attributes:
-        subjects: Virtual people of the calibration cohort.
+        subjects: Virtual people who are planned for.
+        logged_subjects: Virtual people whose logged therapy gives the bands. The fewer they are the wider is a band
+            that holds for one person more (`conformal.subject_quantile`), and to watch is cheaper than to plan.
         days: Days of logged therapy for bands and novelty.
         loop_days: Days in closed loop for the guardrails' trajectory scores.
         rounds: Calibrate, plan, calibrate again.
@@ -63,7 +66,8 @@ class CalibrateConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    subjects: int = Field(default=80, ge=10)
+    subjects: int = Field(default=80, ge=8)
+    logged_subjects: int = Field(default=240, ge=10)
     days: int = Field(default=6, ge=2)
     loop_days: float = Field(default=4.0, gt=0)
     rounds: int = Field(default=2, ge=1)
@@ -200,16 +204,17 @@ def calibrate(
         report: Takes one line a round.
     """
     config = config or CalibrateConfig()
-    patients = calibration_cohort(config.logged, config.subjects, seed)
+    patients = calibration_cohort(config.logged, config.logged_subjects, seed)
     logged = record_therapy(patients, config.logged, seed + 1000, config.days)
-    seen = moments_of(model, History.from_episodes(SCHEMA, logged), each=72, first=12, seed=seed)
+    seen = moments_of(model, History.from_episodes(SCHEMA, logged), each=MOMENTS, first=12, seed=seed)
     # Those who did not live through their therapy are not in the log: count subjects as the cohort does.
     places = torch.tensor([patients.names.index(episode.subject) for episode in logged])
     seen = replace(seen, subject=places[seen.subject])
     first, *later = by_stage(lambda part: fit_bands(part, config.coverage), seen, config.stages)
     stages = tuple(Stage(after=start, bands=bands) for start, bands in zip(config.stages, later, strict=True))
-    calibration = Calibration(coverage=config.coverage, bands=first, later=stages, subjects=config.subjects)
-    return calibrate_planning(model, calibration, config, seed=seed, seen=seen, report=report)
+    calibration = Calibration(coverage=config.coverage, bands=first, later=stages, subjects=config.logged_subjects)
+    done = calibrate_planning(model, calibration, config, seed=seed, seen=seen, report=report)
+    return done.model_copy(update={"notes": {**done.notes, "config": config.model_dump(mode="json")}})
 
 
 def calibrate_planning(

@@ -54,8 +54,12 @@ class Recipe(BaseModel):
         return training(self.steps, seed, self.threads, self.window)
 
     def key(self, seed: int, data: Path | None = None) -> str:
-        """A name for what this recipe and seed give, from the store `data` instead of a collected one if given."""
-        text = f"{__version__} {self.model_dump_json()} {self.training(seed).model_dump_json()}"
+        """A name for the model that recipe and seed give, from the store `data` instead of a collected one if given.
+
+        How it is calibrated is no part of it: a model is calibrated again without being trained again.
+        """
+        learned = self.model_dump_json(exclude={"calibrate"})
+        text = f"{__version__} {learned} {self.training(seed).model_dump_json()}"
         if data is not None:
             # The index of a store changes whenever an episode, a split or a statistic does.
             index = data / "zarr.json"
@@ -71,7 +75,7 @@ DEMO = Recipe(
     window=1008,
     collect=CollectConfig(subjects=300, days=7),
     steps=1400,
-    calibrate=CalibrateConfig(subjects=40, days=3, loop_days=0.75, rounds=1),
+    calibrate=CalibrateConfig(subjects=40, logged_subjects=80, days=3, loop_days=0.75, rounds=1),
     threads=2,
 )
 QUICK = Recipe(
@@ -79,7 +83,7 @@ QUICK = Recipe(
     window=1008,
     collect=CollectConfig(subjects=24, days=5),
     steps=60,
-    calibrate=CalibrateConfig(subjects=16, days=3, loop_days=0.4, rounds=1, every=5),
+    calibrate=CalibrateConfig(subjects=16, logged_subjects=24, days=3, loop_days=0.4, rounds=1),
 )
 
 
@@ -127,8 +131,8 @@ def prepare(
             config, wanted = config.silent(), silent_folder(place)
             if not wanted.exists():
                 save(load(model_folder), wanted, extra={"training": read_extra(model_folder)["training"]})
-        if "calibration" not in read_extra(wanted):
-            report(f"calibrating on {config.subjects} other virtual people")
+        if not _calibrated(wanted, config):
+            report(f"calibrating on {config.logged_subjects} other virtual people")
             threads = torch.get_num_threads()
             torch.set_num_threads(1)
             try:
@@ -137,6 +141,12 @@ def prepare(
             finally:
                 torch.set_num_threads(threads)
         return load_forecaster(wanted), _spent(place, announced)
+
+
+def _calibrated(model: Path, config: CalibrateConfig) -> bool:
+    """Whether a checkpoint folder holds a calibration that was made this way."""
+    found = read_extra(model).get("calibration")
+    return found is not None and found["notes"].get("config") == config.model_dump(mode="json")
 
 
 def silent_folder(place: Path) -> Path:
@@ -190,7 +200,8 @@ def _stage(place: Path, name: str) -> Iterator[None]:
     """Count the CPU time of a stage; one that was begun before and not ended stays without a figure."""
     path = place / RECIPE
     content = read_json(path)
-    costs, again, began = content["cpu_seconds"], name in content["cpu_seconds"], cpu_seconds()
+    costs, began = content["cpu_seconds"], cpu_seconds()
+    again = costs.get(name, 0.0) is None
     write_json(path, {**content, "cpu_seconds": {**costs, name: None}})
     yield
     write_json(path, {**content, "cpu_seconds": {**costs, name: None if again else cpu_seconds() - began}})

@@ -37,6 +37,7 @@ CHILDREN = Recipe(
     calibrate=FULL.calibrate.model_copy(
         update={
             "subjects": 40,
+            "logged_subjects": 120,
             "logged": FULL.calibrate.logged.model_copy(update={"groups": ("child",)}),
             "looped": FULL.calibrate.looped.model_copy(update={"groups": ("child",)}),
         }
