@@ -68,7 +68,7 @@ def test_differences_are_those_of_the_scenarios_and_an_equal_dose_differs_nowher
     [apart] = less.against
     assert apart.lower[0] <= apart.mean[0] <= apart.upper[0]
     # Insulin lowers glucose in the model by construction.
-    assert apart.mean[0] > 0 and answer.scenarios == 3
+    assert apart.mean[0] > 0 and answer.scenarios == 9
 
 
 def test_what_would_be_refused_says_by_what(forecaster, person):

@@ -36,15 +36,20 @@ class Bounded(ToyModel):
 
 def test_shapes_and_the_mean_are_those_of_the_model():
     f = forecast(HEALTHY, HEALTHY)
-    assert f.samples["level"].shape == (3, 2, 3, 4)
+    assert f.samples["level"].shape == (9, 2, 3, 4)
     assert f.mean["level"].shape == f.lower["level"].shape == f.scale["level"].shape == (2, 3, 4)
     assert f.novelty.shape == f.usable.shape == (2, 3)
     torch.testing.assert_close(f.mean["level"][0, 2], 5 + 0.5 * torch.tensor([1.0, 2.0, 4.0, 8.0]))
 
 
-def test_scenarios_are_ordered_and_spread_about_the_mean():
-    samples = forecast(HEALTHY).samples["level"]
-    assert (torch.diff(samples, dim=0) > 0).all()
+def test_scenarios_are_ordered_and_reach_both_tails_about_the_mean():
+    f = forecast(HEALTHY)
+    samples = f.samples["level"]
+    parts = samples.unflatten(0, (3, 3))
+    assert (torch.diff(parts, dim=0) > 0).all() and (torch.diff(parts, dim=1) > 0).all()
+    # Nine equally likely ones: the outermost stand for the outermost ninths.
+    reach = (samples[-1] - f.mean["level"]) / f.scale["level"]
+    assert (reach > 1.59).all()
     torch.testing.assert_close(samples.mean(0), forecast(HEALTHY).mean["level"], atol=1e-5, rtol=0)
 
 
@@ -106,7 +111,7 @@ def test_picking_a_candidate_keeps_its_figures():
     for name in ("mean", "scale", "lower", "upper"):
         expected = torch.stack([getattr(f, name)["level"][0, 2], getattr(f, name)["level"][1, 0]])[:, None]
         assert torch.equal(getattr(picked, name)["level"], expected)
-    assert picked.samples["level"].shape == (3, 2, 1, 4)
+    assert picked.samples["level"].shape == (9, 2, 1, 4)
     assert picked.usable.shape == (2, 1)
 
 

@@ -41,7 +41,8 @@ def plan(
     Args:
         model: Folder of a trained and calibrated model.
         input: What was measured and done, and who it is; the format is in docs/treatment.md.
-        profile: What is preferred among safe plans: standard, hypo-averse or tight. It cannot touch a guardrail.
+        profile: What is preferred among safe plans: standard, hypo-averse, unannounced (for people who announce
+            nothing) or tight. It cannot touch a guardrail.
         as_json: Print JSON instead of sentences.
         audit: Record the decision, with all that it was made from, in the audit log of this folder.
         seed: Of the planner's candidates.

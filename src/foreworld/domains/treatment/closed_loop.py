@@ -152,7 +152,8 @@ def _run_controller(controller: Controller, simulator: Simulator, burn_in: int) 
 def _run_planning(job: Job, simulator: Simulator, progress: Callable[[int, int], None] | None) -> Run:
     profile = PROFILES[job.config.profile]
     if job.arm in CEILING_ARMS:
-        agent = ceiling_agent(_ceiling(job, simulator), profile=profile, seed=job.seed)
+        # Who knows the equations needs no caution: a profile against what one cannot know would lower the ceiling.
+        agent = ceiling_agent(_ceiling(job, simulator), seed=job.seed)
     else:
         agent = insulin_agent(_forecaster(job), profile=profile, seed=job.seed, guarded=job.arm != "unguarded")
     loop = run_agent(agent, simulator, keep_forecasts=job.keep_forecasts, progress=progress)

@@ -27,6 +27,12 @@ PROFILES = {
     for profile in (
         Profile(name="standard", description="Time in 70-180 mg/dL, lows weighed above highs."),
         Profile(name="hypo-averse", weights={"low": 3.0}, description="Lows weighed three times as much."),
+        Profile(
+            name="unannounced",
+            weights={"low": 6.0},
+            description="For people who announce nothing: lows weighed six times as much, as the insulin for a meal "
+            "that was guessed cannot be taken back.",
+        ),
         Profile(name="tight", weights={"high": 2.0}, description="Highs weighed twice as much."),
     )
 }

@@ -22,7 +22,7 @@ class LoopConfig(BaseModel):
         simulator: How the equations are solved.
         episodes: How often each patient lives through it, each time from the start, with days of its own.
         groups: Age groups of the patients.
-        profile: Preference profile of the planning arms.
+        profile: Preference profile of the planning arms but the ceilings, which plan by `standard`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -99,7 +99,7 @@ TRACKS = (
     Track(
         "t1d-unannounced",
         "Track B: as track A with nothing announced.",
-        LoopConfig(scenario=ScenarioConfig(announced=False)),
+        LoopConfig(scenario=ScenarioConfig(announced=False), profile="unannounced"),
         UNANNOUNCED,
     ),
     Track(
@@ -119,7 +119,7 @@ TRACKS = (
     Track(
         "t1d-unannounced-g2p2c",
         "Track B with the larger meals of the G2P2C study, 45/85/80 g whatever the weight.",
-        LoopConfig(scenario=ScenarioConfig(meals="g2p2c", announced=False)),
+        LoopConfig(scenario=ScenarioConfig(meals="g2p2c", announced=False), profile="unannounced"),
         UNANNOUNCED,
     ),
     Track(
@@ -131,6 +131,7 @@ TRACKS = (
             burn_in=0,
             episodes=10,
             groups=("adult", "adolescent"),
+            profile="unannounced",
             scenario=ScenarioConfig(meals="g2p2c", announced=False),
             simulator=SimulatorConfig(meal_units="legacy"),
         ),

@@ -82,7 +82,8 @@ def test_a_forecast_of_the_oracle_comes_true():
     usual = torch.from_numpy(simulator.patients.basal / 12)[:, None, None, None]
     imagined = forecaster.begin(forecaster.model.encode(believed(simulator)))
     forecast = forecaster.forecast(imagined, usual.expand(2, 1, len(forecaster.points), 1))
-    assert forecast.samples["cgm"].shape[0] == 1
+    # Scenarios of one truth differ by the milligram that the oracle leaves to rounding.
+    assert float(forecast.samples["cgm"].std(0).max()) < 1.0
     branch = simulator.clone()
     truth = []
     for _ in range(144):
