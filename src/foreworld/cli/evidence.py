@@ -67,7 +67,7 @@ def evaluate(
         subjects: At most so many subjects.
         quick: A smoke run under a minute, whose figures mean nothing.
         json: Also write the figures to this file; `-` prints nothing but JSON on standard output.
-        report: Also write a page, report.html, into this folder.
+        report: Also write a page, report.html, into this folder, and the protocol's figures if it has any.
     """
     from foreworld.evidence.protocol import Request
 
@@ -153,9 +153,12 @@ def _tables(evidence: Evidence) -> str:
 
 
 def _page(folder: Path, protocol: Protocol, evidence: Evidence, quick: bool) -> Path:
-    from foreworld.evidence.report import Page, Section, Table, write_page
+    from foreworld.evidence.report import Page, Section, Table, write_file, write_page
 
-    sections = []
+    pictures = protocol.pictures(evidence) if protocol.pictures else ()
+    for number, picture in enumerate(pictures, 1):
+        write_file(folder / f"figure-{number}.png", picture.content)
+    sections = [Section("Figures", pictures)] if pictures else []
     for group in dict.fromkeys(row.group for row in evidence.rows):
         rows = [row for row in evidence.rows if row.group == group]
         cells = [[row.arm, row.metric, *_figures(row), "%" if row.unit == "share" else row.unit] for row in rows]

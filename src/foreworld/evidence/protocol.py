@@ -20,6 +20,7 @@ import torch
 
 from foreworld.agent import canonical
 from foreworld.errors import InputError
+from foreworld.evidence.report import Picture
 from foreworld.evidence.rows import FORMAT, NAMES, Evidence, Names, Row, align
 from foreworld.evidence.samples import Samples
 
@@ -91,6 +92,7 @@ class Protocol:
         metrics: what it measures.
         run: runs the arms of a request and gives the rows; called by `evaluate`.
         groups: the groups that it reports.
+        pictures: draws figures from its evidence for a page, or None.
     """
 
     name: str
@@ -101,6 +103,7 @@ class Protocol:
     metrics: tuple[str, ...]
     run: Callable[[Request], Sequence[Row]] = field(repr=False)
     groups: tuple[str, ...] = ("all",)
+    pictures: Callable[[Evidence], Sequence[Picture]] | None = field(default=None, repr=False)
 
     @property
     def hash(self) -> str:

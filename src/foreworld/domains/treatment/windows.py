@@ -119,7 +119,7 @@ def windows_at(history: History, at: Tensor, config: WindowConfig) -> Window:
     if not bool((torch.isclose(steps, torch.full_like(steps, STEP_MINUTES)) | ~real).all()):
         raise InputError(f"a linear model needs one observation every {STEP_MINUTES} min, missing values as NaN")
     v = {name: value.double() for name, value in history.values.items()}
-    held, basal = _held(v["cgm"]), v["basal"]
+    held, basal = held_readings(v["cgm"]), v["basal"]
     rows = torch.arange(len(history))[:, None, None]
     usual = (basal * (STEP_MINUTES / 60.0))[:, None].expand(-1, config.steps)
     readings = torch.cat([held[:, :1].expand(-1, config.readings - 1), held], dim=1)
@@ -178,7 +178,7 @@ def interval_steps(grid: HorizonGrid) -> Tensor:
     return torch.diff(torch.tensor((0, *grid.points), dtype=torch.float64))
 
 
-def _held(cgm: Tensor) -> Tensor:
+def held_readings(cgm: Tensor) -> Tensor:
     """[B, T] readings with every gap bridged by the last reading before it."""
     measured = ~torch.isnan(cgm)
     steps = torch.arange(cgm.shape[1]).expand_as(cgm)
