@@ -66,7 +66,13 @@ def forecast_at(forecaster: Forecaster, history: History, at: Tensor, grid: Hori
     """Forecasts from moments [B, N] with the insulin and the entries that followed."""
     if forecaster.model.config.grid != grid:
         raise InputError("the model's horizon grid is not the protocol's; give the protocol the model's grid")
-    beliefs = beliefs_along(forecaster.model, history, at)
+    return forecast_from(forecaster, beliefs_along(forecaster.model, history, at), history, at)
+
+
+@torch.no_grad()
+def forecast_from(forecaster: Forecaster, beliefs: Believed, history: History, at: Tensor) -> Prediction:
+    """The same from beliefs of moments [B, N], given as one batch of B * N."""
+    grid = forecaster.model.config.grid
     insulin, carbs = (amount.flatten(0, 1).float() for amount in future_amounts(history, at, grid))
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for index in torch.split(torch.arange(at.numel()), CHUNK):

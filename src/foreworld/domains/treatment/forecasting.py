@@ -245,21 +245,25 @@ def score(
         config: Says which days are scored.
     """
     at = scored_moments(record, grid, config)
+    return {
+        name: scores_of(record, at, arm.predict(record, at, grid, config.fit_days * DAY), grid)
+        for name, arm in arms.items()
+    }
+
+
+def scores_of(record: Record, at: Tensor, forecast: Prediction, grid: HorizonGrid) -> ForecastScores:
+    """The errors of forecasts from moments [B, N], of all readings that were measured."""
     truth = future_readings(record.history, at, grid)
     measured = ~torch.isnan(truth)
     count = measured.sum(1)
-    results = {}
-    for name, arm in arms.items():
-        forecast = arm.predict(record, at, grid, config.fit_days * DAY)
-        error = torch.where(measured, forecast.mean - truth, torch.zeros_like(truth))
-        inside = measured & (truth >= forecast.lower) & (truth <= forecast.upper)
-        results[name] = ForecastScores(
-            subjects=record.patients.names,
-            groups=record.patients.group,
-            points=grid.points,
-            squared=((error**2).sum(1) / count).numpy(),
-            bias=(error.sum(1) / count).numpy(),
-            covered=(inside.sum(1) / count).double().numpy(),
-            count=count.numpy(),
-        )
-    return results
+    error = torch.where(measured, forecast.mean - truth, torch.zeros_like(truth))
+    inside = measured & (truth >= forecast.lower) & (truth <= forecast.upper)
+    return ForecastScores(
+        subjects=record.patients.names,
+        groups=record.patients.group,
+        points=grid.points,
+        squared=((error**2).sum(1) / count).numpy(),
+        bias=(error.sum(1) / count).numpy(),
+        covered=(inside.sum(1) / count).double().numpy(),
+        count=count.numpy(),
+    )

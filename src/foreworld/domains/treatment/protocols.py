@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from foreworld.domains.treatment import forecast_protocol, guardrail_protocol, sabotage_protocol
 from foreworld.domains.treatment.error_growth.protocol import error_growth
+from foreworld.domains.treatment.personalisation.protocol import protocol as personalisation
 from foreworld.domains.treatment.prepare import FULL
 from foreworld.domains.treatment.prepared import GROUPS
 from foreworld.domains.treatment.sepsis.protocol import protocol as sepsis
@@ -30,6 +31,7 @@ PROTOCOLS: dict[str, Protocol] = {
             groups=GROUPS,
         ),
         sabotage_protocol.protocol(),
+        personalisation(),
         *forecast_protocol.protocols(),
         error_growth(),
         sepsis(),

@@ -1,0 +1,269 @@
+"""`treatment/personalisation`: error and control by days of history, and recovery after sensitivity drops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from foreworld.domains.treatment.calibrate import load_forecaster
+from foreworld.domains.treatment.closed_loop import STEPS_A_DAY, groups_of, subjects_of
+from foreworld.domains.treatment.forecasting import ForecastScores, record_therapy
+from foreworld.domains.treatment.loop import Loop, insulin_agent, planner_share, run_agent
+from foreworld.domains.treatment.parallel import run_all
+from foreworld.domains.treatment.personalisation.figure import pictures
+from foreworld.domains.treatment.personalisation.known import scores_by_days
+from foreworld.domains.treatment.personalisation.settings import ARMS, QUICK, PersonalisationConfig, forecaster_of
+from foreworld.domains.treatment.personalisation.step_change import (
+    AHEAD,
+    WINDOWS,
+    StepScores,
+    close_loop,
+    history_of,
+    in_range_by_window,
+    score_step,
+)
+from foreworld.domains.treatment.prepare import FULL
+from foreworld.domains.treatment.prepared import GROUPS, prepare_all
+from foreworld.domains.treatment.scenario import Scenario
+from foreworld.domains.treatment.simulator import Simulator
+from foreworld.domains.treatment.tables import Patients, load_patients
+from foreworld.evidence.protocol import Protocol, Request
+from foreworld.evidence.rows import NAMES, Names, Row
+from foreworld.evidence.samples import Samples
+from foreworld.evidence.statistics import ratio_bootstrap
+
+FIXED, AFTER = "foreworld_fixed", WINDOWS[1:]
+LOOPED = ("foreworld", FIXED)  # of the step change; forecasts of every arm are scored on the log of the second
+CONFIG = PersonalisationConfig()
+ABOVE = "time_in_range_above_population"
+METRICS = (
+    *(f"{what}_after_{days}d" for what in ("rmse_60", "rmse_120", "coverage_90") for days in CONFIG.known.days),
+    "time_in_range", "time_below_70", "time_below_54", "refusals", ABOVE,
+    *(f"time_in_range_day_{day}" for day in range(1, CONFIG.loop.days + 1)),
+    *(f"{what}_{ahead}_{window}" for what in ("coverage_90", "width", "rmse") for ahead in AHEAD for window in WINDOWS),
+    *(f"{what}_{ahead}_{window}" for what in ("width_ratio", "rmse_ratio") for ahead in AHEAD for window in AFTER),
+    *(f"time_in_range_{window}" for window in WINDOWS),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What one process does: `kind` is `known`, `control` or `step`."""
+
+    kind: str
+    arm: str
+    seed: int
+    subjects: tuple[str, ...]
+    model: Path
+    config: PersonalisationConfig
+    arms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Control of one arm through the change, and what every arm foresaw on its log."""
+
+    subjects: tuple[str, ...]
+    in_range: np.ndarray
+    scores: dict[str, StepScores]
+
+
+def _known(job: _Job) -> dict[int, ForecastScores]:
+    torch.set_num_threads(1)
+    record = record_therapy(load_patients(job.subjects), job.config.known.forecast, job.seed)
+    return scores_by_days(load_forecaster(job.model), record, job.config.known)
+
+
+def _control(job: _Job) -> Loop:
+    torch.set_num_threads(1)
+    patients, config = load_patients(job.subjects), job.config.loop
+    scenario = Scenario.draw(patients, config.scenario.model_copy(update={"days": config.days}), seed=job.seed)
+    agent = insulin_agent(forecaster_of(job.arm, job.model, job.config), seed=job.seed)
+    return run_agent(agent, Simulator(patients, scenario, config.simulator))
+
+
+def _step(job: _Job) -> _Step:
+    torch.set_num_threads(1)
+    config, patients = job.config, load_patients(job.subjects)
+    loop = close_loop(job.arm, job.model, patients, config, job.seed)
+    scores = {}
+    history, alive = history_of(patients, loop), torch.from_numpy(np.flatnonzero(loop.alive))
+    for arm in job.arms:
+        forecaster = forecaster_of(arm, job.model, config)
+        bands = config.bands if arm == "foreworld" else None
+        scores[arm] = score_step(forecaster, history.select(alive), config.step, bands)
+    kept: Patients = patients.select(alive.numpy())
+    return _Step(kept.names, in_range_by_window(loop.bg, config.step), scores)
+
+
+def _work(job: _Job) -> dict[int, ForecastScores] | Loop | _Step:
+    """A module-level function, so that other processes can run it."""
+    if job.kind == "known":
+        return _known(job)
+    return _control(job) if job.kind == "control" else _step(job)
+
+
+def run(request: Request) -> Sequence[Row]:
+    """The three parts on table patients, the unseen first; see docs/personalisation.md for the metrics."""
+    arms, config = request.arms or ARMS, QUICK if request.quick else CONFIG
+    subjects = subjects_of(request.subjects if request.subjects else 3 if request.quick else None)
+    made = prepare_all(Request(("foreworld",), request.seeds, None, request.quick, request.model, request.data))
+    jobs = []
+    for seed in request.seeds:
+        common = (seed, subjects, made[seed].model, config)
+        if FIXED in arms:
+            jobs.append(_Job("known", FIXED, *common))
+        jobs += [_Job("control", arm, *common) for arm in arms]
+        looped = [arm for arm in LOOPED if arm == FIXED or arm in arms]
+        jobs += [_Job("step", arm, *common, arms=arms if arm == FIXED else ()) for arm in looped]
+    samples = Samples(request.seeds, NAMES | Names(frozenset(ARMS), frozenset(GROUPS), frozenset(METRICS)))
+    squared: dict[tuple[str, str], Squared] = {}
+    for job, found in zip(jobs, run_all(_work, jobs, workers=1 if request.quick else None), strict=True):
+        if isinstance(found, Loop):
+            _add_control(samples, job, found)
+        elif isinstance(found, _Step):
+            _add_step(samples, squared, job, found, arms)
+        else:
+            _add_known(samples, job, found)
+    return [*samples.rows(), *above_population(samples, arms), *ratios(squared, request.seeds)]
+
+
+def _add_known(samples: Samples, job: _Job, found: dict[int, ForecastScores]) -> None:
+    for days, scores in found.items():
+        groups = groups_of(scores.subjects)
+        for minutes in (60, 120):
+            samples.add(
+                job.arm, f"rmse_{minutes}_after_{days}d", job.seed, scores.subjects, scores.at(minutes), groups,
+                unit="mg/dL", how="rms",
+            )  # fmt: skip
+        samples.add(job.arm, f"coverage_90_after_{days}d", job.seed, scores.subjects, scores.covered.mean(1), groups)
+
+
+def _add_control(samples: Samples, job: _Job, loop: Loop) -> None:
+    groups, first = groups_of(job.subjects), job.config.learnt * STEPS_A_DAY
+
+    def add(metric: str, values: np.ndarray) -> None:
+        samples.add(job.arm, metric, job.seed, job.subjects, values, groups)
+
+    inside = (loop.bg >= 70.0) & (loop.bg <= 180.0)
+    add("time_in_range", inside[:, first:].mean(1))
+    add("time_below_70", (loop.bg[:, first:] < 70.0).mean(1))
+    add("time_below_54", (loop.bg[:, first:] < 54.0).mean(1))
+    add("refusals", 1.0 - planner_share(loop, first))
+    for day in range(loop.bg.shape[1] // STEPS_A_DAY):
+        add(f"time_in_range_day_{day + 1}", inside[:, day * STEPS_A_DAY : (day + 1) * STEPS_A_DAY].mean(1))
+
+
+# By arm and metric: subjects, then what is compared [B, W], of every seed in turn.
+Squared = list[tuple[tuple[str, ...], np.ndarray]]
+
+
+def _add_step(
+    samples: Samples, compared: dict[tuple[str, str], Squared], job: _Job, found: _Step, arms: Sequence[str]
+) -> None:
+    if job.arm in arms:
+        for number, window in enumerate(WINDOWS):
+            samples.add(
+                job.arm, f"time_in_range_{window}", job.seed, job.subjects, found.in_range[:, number],
+                groups_of(job.subjects),
+            )  # fmt: skip
+    groups = groups_of(found.subjects)
+    for arm, scores in found.scores.items():
+        for ahead in AHEAD:
+            for number, window in enumerate(WINDOWS):
+                of, end = found.subjects, f"{ahead}_{window}"
+                samples.add(arm, f"coverage_90_{end}", job.seed, of, scores.covered[ahead][:, number], groups)
+                samples.add(arm, f"width_{end}", job.seed, of, scores.width[ahead][:, number], groups, unit="mg/dL")
+                samples.add(
+                    arm, f"rmse_{end}", job.seed, of, scores.squared[ahead][:, number], groups, unit="mg/dL", how="rms"
+                )
+            compared.setdefault((arm, f"width_ratio_{ahead}"), []).append((found.subjects, scores.width[ahead]))
+            compared.setdefault((arm, f"rmse_ratio_{ahead}"), []).append((found.subjects, scores.squared[ahead]))
+
+
+def above_population(samples: Samples, arms: Sequence[str]) -> list[Row]:
+    """Percentage points of time in range after `learnt` days above the arm that never learns the person."""
+    rows = []
+    for arm in arms:
+        if arm == "population" or "population" not in arms:
+            continue
+        for group in GROUPS:
+            if not samples.subjects(arm, group):
+                continue
+            found = samples.difference(arm, "population", "time_in_range", group)
+            rows.append(
+                Row(
+                    arm=arm,
+                    group=group,
+                    metric=ABOVE,
+                    value=100.0 * found.value,
+                    low=100.0 * found.low,
+                    high=100.0 * found.high,
+                    n=len(samples.subjects(arm, group)),
+                    unit="points",
+                    by_seed=tuple(
+                        100.0 * one for one in samples.differences_by_seed(arm, "population", "time_in_range", group)
+                    ),
+                )
+            )
+    return rows
+
+
+def ratios(compared: dict[tuple[str, str], Squared], seeds: Sequence[int]) -> list[Row]:
+    """Widths and errors after the change as ratios to those before it, resampling patients."""
+    rows = []
+    for (arm, metric), parts in compared.items():
+        change = np.sqrt if metric.startswith("rmse") else np.asarray
+        for group in GROUPS:
+            kept = [_of_group(subjects, values, group) for subjects, values in parts]
+            if not all(len(subjects) for subjects, _ in kept):
+                continue
+            names = [name for subjects, _ in kept for name in subjects]
+            values = np.concatenate([part for _, part in kept])
+            for number, window in enumerate(AFTER, 1):
+                found = ratio_bootstrap(values[:, number].tolist(), values[:, 0].tolist(), names)
+                ends = [float(change(end)) for end in (found.value, found.low, found.high)]
+                by_seed = tuple(float(change(part[:, number].mean() / part[:, 0].mean())) for _, part in kept)
+                n = len(set(names))
+                low, high = (ends[1], ends[2]) if n > 1 else (None, None)
+                rows.append(
+                    Row(
+                        arm=arm,
+                        group=group,
+                        metric=f"{metric}_{window}",
+                        value=ends[0],
+                        low=low,
+                        high=high,
+                        n=n,
+                        unit="ratio",
+                        by_seed=by_seed,
+                    )
+                )
+    return rows
+
+
+def _of_group(subjects: Sequence[str], values: np.ndarray, group: str) -> tuple[list[str], np.ndarray]:
+    inside = [group in ("all", *of) for of in groups_of(subjects)]
+    return [name for name, one in zip(subjects, inside, strict=True) if one], values[np.array(inside)]
+
+
+def protocol() -> Protocol:
+    """The protocol."""
+    return Protocol(
+        name="treatment/personalisation",
+        version=1,
+        description=(
+            "Does it learn the person? Forecast error and control by days of history, and recovery of forecasts, bands "
+            "and control after insulin sensitivity drops by 40 % on day 8 and stays there; table patients."
+        ),
+        settings=CONFIG.model_dump(mode="json") | {"recipe": FULL.model_dump(mode="json")},
+        arms=ARMS,
+        metrics=METRICS,
+        run=run,
+        groups=GROUPS,
+        pictures=pictures,
+    )

@@ -1,0 +1,165 @@
+"""`treatment/personalisation`: what each part may know, where its windows lie, and what its rows say."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from foreworld.domains.treatment.forecasting import DAY, ForecastConfig, record_therapy
+from foreworld.domains.treatment.personalisation.figure import pictures
+from foreworld.domains.treatment.personalisation.known import scores_by_days
+from foreworld.domains.treatment.personalisation.protocol import above_population, protocol, ratios
+from foreworld.domains.treatment.personalisation.settings import KnownConfig, StepConfig
+from foreworld.domains.treatment.personalisation.step_change import (
+    beliefs,
+    changed,
+    in_range_by_window,
+    multipliers,
+    score_step,
+    window_of,
+)
+from foreworld.domains.treatment.schema import SCHEMA
+from foreworld.domains.treatment.tables import load_patients
+from foreworld.episodes.schema import Role, Statistics
+from foreworld.errors import InputError
+from foreworld.evidence.rows import Evidence
+from foreworld.evidence.samples import Samples
+from foreworld.forecast.adaptive import AdaptiveBands, AdaptiveConfig
+from foreworld.forecast.forecaster import Forecaster
+from foreworld.forecast.recent import Forgetful, RenewConfig, Renewing
+from foreworld.model.belief import History
+from foreworld.model.dynamics import HorizonGrid
+from foreworld.model.world_model import WorldModel, WorldModelConfig
+
+GRID = HorizonGrid(points=(1, 3, 6, 12, 24))
+NAMES = ("adult#001", "child#002")
+THERAPY = ForecastConfig(days=3, fit_days=2, stride=31)
+STEP = StepConfig(before=24, window=6, burn_in=6, stride=7)
+RENEW = RenewConfig(ahead=12, young=2)
+
+
+@pytest.fixture(scope="module")
+def record():
+    return record_therapy(load_patients(NAMES), THERAPY, seed=0)
+
+
+@pytest.fixture(scope="module")
+def forecaster():
+    statistics = {
+        c.name: Statistics(mean=1.0, std=1.0, count=10)
+        for c in SCHEMA.channels
+        if c.role is not Role.observation and not c.discrete
+    }
+    statistics["cgm"] = Statistics(mean=140.0, std=50.0, count=10, changes=((1, 5.0), (24, 40.0)))
+    torch.manual_seed(0)
+    return Forecaster(
+        WorldModel(SCHEMA.with_statistics(statistics), WorldModelConfig(grid=GRID, width=16, hidden=8, members=2))
+    )
+
+
+def raised(history, first, until):
+    """The history with readings 60 mg/dL higher for a while."""
+    values = {name: value.clone() for name, value in history.values.items()}
+    values["cgm"][:, first:until] += 60.0
+    return History(history.times, values, history.lengths)
+
+
+def test_only_what_is_known_of_a_person_differs_between_days_of_history(record, forecaster):
+    config = KnownConfig(forecast=THERAPY, days=(0, 1))
+    found = scores_by_days(forecaster, record, config)
+    assert [scores.count.tolist() for scores in found.values()] == [found[0].count.tolist()] * 2
+    earlier = replace(record, history=raised(record.history, DAY // 2, DAY))
+    other = scores_by_days(forecaster, earlier, config)
+    # The day before yesterday is known to nobody who knows six hours, and to those who know a day.
+    np.testing.assert_array_equal(other[0].squared, found[0].squared)
+    assert (other[1].squared != found[1].squared).all()
+    with pytest.raises(InputError, match="before the first scored moment"):
+        scores_by_days(forecaster, record, KnownConfig(forecast=THERAPY, days=(2,)))
+
+
+def test_sensitivity_drops_at_the_hour_and_stays():
+    patients = load_patients(NAMES)
+    scenario = changed(patients, STEP, 0, 144)
+    assert (scenario.sensitivity[:, :24] == 1).all()
+    assert (scenario.sensitivity[:, 24:] == 0.6).all()
+    assert scenario.steps >= (24 + 4 * 6 + 12) * 12
+
+
+def test_windows_are_told_apart_by_when_the_reading_comes():
+    hours = torch.tensor([11.9, 12.0, 23.9, 24.0, 29.9, 30.0, 36.0, 42.0, 47.9, 48.0])
+    assert window_of(torch.round(hours * 12), STEP).tolist() == [-1, 0, 0, 1, 1, 2, 3, 4, 4, -1]
+    bg = np.full((1, 48 * 12), 100.0)
+    bg[:, 24 * 12 : 27 * 12] = 200.0
+    np.testing.assert_allclose(in_range_by_window(bg, STEP), [[1.0, 0.5, 1.0, 1.0, 1.0]])
+
+
+@pytest.mark.parametrize("wrap", [lambda m: m, lambda m: Forgetful(m, 72), lambda m: Renewing(m, RENEW)])
+def test_no_arm_knows_what_comes_after_a_moment(record, forecaster, wrap):
+    of = Forecaster(wrap(forecaster.model))
+    at = torch.tensor([[100, 250, 300]]).expand(len(NAMES), -1)
+    later = raised(record.history, 301, 700)
+    torch.testing.assert_close(beliefs(of, record.history, at).recent, beliefs(of, later, at).recent, rtol=0, atol=0)
+    torch.testing.assert_close(beliefs(of, record.history, at).state, beliefs(of, later, at).state, rtol=0, atol=1e-6)
+
+
+def test_a_multiplier_is_made_of_readings_before_its_forecast(record):
+    bands = AdaptiveBands(GRID.points, config=AdaptiveConfig(rate=0.1))
+    at = torch.arange(50, 200, 7).expand(len(NAMES), -1)
+    mean = torch.full((len(NAMES), at.shape[1], len(GRID)), 140.0, dtype=torch.float64)
+    one, other = (
+        multipliers(bands, history, at, mean, torch.full_like(mean, 20.0))
+        for history in (record.history, raised(record.history, 150, 400))
+    )
+    before = at[0] < 150
+    torch.testing.assert_close(one[:, before], other[:, before], rtol=0, atol=0)
+    assert (one[:, -1] != other[:, -1]).any()
+
+
+def test_bands_that_follow_a_person_come_nearer_to_the_stated_coverage(record, forecaster):
+    fixed = score_step(forecaster, record.history, STEP)
+    follow = score_step(forecaster, record.history, STEP, AdaptiveConfig(rate=0.1))
+    last = [np.abs(found.covered["60"][:, 1:].mean() - 0.9) for found in (fixed, follow)]
+    assert last[1] < last[0]
+    np.testing.assert_array_equal(fixed.squared["all"], follow.squared["all"])
+
+
+def test_control_is_compared_by_patient_and_seed():
+    samples = Samples((0, 1), protocol().names)
+    for seed in (0, 1):
+        for arm, shares in (("foreworld", (0.9, 0.8)), ("population", (0.85, 0.78))):
+            samples.add(arm, "time_in_range", seed, NAMES, shares, [("adult",), ("child",)])
+    rows = {row.group: row for row in above_population(samples, ("foreworld", "population"))}
+    assert rows["all"].value == pytest.approx(3.5)
+    assert (rows["all"].low, rows["all"].high, rows["all"].n) == (pytest.approx(2.0), pytest.approx(5.0), 2)
+    assert rows["adult"].value == pytest.approx(5.0)
+
+
+def made_rows():
+    before = np.array([[100.0, 400.0, 225.0, 121.0, 100.0], [300.0, 400.0, 375.0, 363.0, 300.0]])
+    compared = {
+        ("foreworld", "rmse_ratio_all"): [(NAMES, before)],
+        ("foreworld", "width_ratio_all"): [(NAMES, before)],
+    }
+    return ratios(compared, (0,))
+
+
+def test_ratios_are_of_pooled_widths_and_of_pooled_squared_errors():
+    rows = {row.key: row for row in made_rows()}
+    assert rows["foreworld", "all", "width_ratio_all_0_24h"].value == pytest.approx(2.0)
+    assert rows["foreworld", "all", "rmse_ratio_all_0_24h"].value == pytest.approx(2.0**0.5)
+    row = rows["foreworld", "all", "rmse_ratio_all_48_72h"]
+    assert row.value == pytest.approx(1.1)
+    assert row.low <= row.value <= row.high
+    assert row.unit == "ratio"
+
+
+def test_the_picture_is_drawn_from_whatever_rows_there_are():
+    pytest.importorskip("matplotlib")
+    of = protocol()
+    for rows in ((), tuple(made_rows())):
+        evidence = Evidence(
+            protocol=of.name, version=1, hash=of.hash, seeds=(0,), machine="", cpu_seconds=0, rows=rows, names=of.names
+        )
+        (picture,) = pictures(evidence)
+        assert picture.content[:4] == b"\x89PNG"
