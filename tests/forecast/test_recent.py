@@ -103,6 +103,26 @@ class Averages:
         return {"level": latents[..., 0]}
 
 
+class Sums(Averages):
+    """Foresees exactly a level to which every dose and every meal is added."""
+
+    def encode(self, h):
+        return dataclasses.replace(super().encode(h), state=h.values["level"][:, -1:])
+
+    def update(self, belief, time, observation, action):
+        state = observation["level"][:, None]
+        return dataclasses.replace(belief, state=state, count=belief.count + 1, time=time)
+
+    def prepare(self, belief, exogenous=None):
+        return belief.state, exogenous
+
+    def respond(self, prepared, actions):
+        last, exogenous = prepared
+        steps = torch.diff(torch.tensor((0, *GRID.points)))[:, None]
+        added = (actions + exogenous[:, None]) * steps
+        return (last[:, None, None] + added.cumsum(2))[None]
+
+
 def changed(size=1, before=100, after=60):
     levels = 0.1 * noisy(size, before + after)
     levels[:, before:] += 5.0
@@ -132,6 +152,15 @@ def test_after_a_change_a_younger_picture_is_in_force_and_then_replaces_the_old_
     assert float(state[0] / state[1]) > 4.5
     slow = Averages().encode(h).state[0]
     assert float(slow[0] / slow[1]) < 2.5
+
+
+def test_what_was_foreseen_is_compared_with_what_was_done_and_measured_since():
+    h = history(torch.zeros(2, 50))
+    h.values["level"][:, 1:] = (h.values["dose"] + h.values["meal"][:, 1:]).cumsum(1)
+    errors = Renewing(Sums(), QUICKLY).encode(h).errors
+    torch.testing.assert_close(errors, torch.zeros_like(errors), atol=1e-4, rtol=0)
+    h.values["level"][:, 30:] += 5.0
+    assert (Renewing(Sums(), QUICKLY).encode(h.until(SCHEMA, 33)).errors[1] > 1).any(1).all()
 
 
 def test_only_who_has_changed_is_renewed():
