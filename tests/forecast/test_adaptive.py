@@ -106,7 +106,7 @@ def test_a_forecast_gives_its_band_even_where_an_end_was_cut_off():
     bands = AdaptiveBands(POINTS)
     state = bands.start(1)
     state = bands.observe(bands.issue(state, forecast(10.0, 5.0, 20.0), "level"), torch.tensor([19.0]))
-    moved = math.exp(0.01 * -0.1)
+    moved = math.exp(bands.config.rate * -0.1)
     torch.testing.assert_close(state.multiplier, torch.tensor([[moved, 1.0]], dtype=torch.float64))
     lower, upper = bands.apply(state, forecast(10.0, 5.0, 20.0), "level")
     assert (float(lower[0, 0]), float(upper[0, 0])) == pytest.approx((10 - 10 * moved, 10 + 10 * moved))

@@ -35,7 +35,7 @@ class AdaptiveConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rate: float = Field(default=0.01, gt=0)
+    rate: float = Field(default=0.003, gt=0)
     least: float = Field(default=0.5, gt=0)
     most: float = Field(default=3.0, gt=0)
 
