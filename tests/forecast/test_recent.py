@@ -10,7 +10,8 @@ from foreworld.episodes import Channel, Schema
 from foreworld.episodes.schema import Statistics
 from foreworld.errors import InputError
 from foreworld.forecast.forecaster import Forecaster
-from foreworld.forecast.recent import Forgetful, RenewConfig, Renewing, last_of
+from foreworld.forecast.recent import Forgetful, last_of
+from foreworld.forecast.renewing import RenewConfig, Renewing
 from foreworld.model.belief import Belief, History
 from foreworld.model.dynamics import HorizonGrid
 from foreworld.model.world_model import WorldModel, WorldModelConfig

@@ -27,7 +27,8 @@ from foreworld.evidence.rows import Evidence
 from foreworld.evidence.samples import Samples
 from foreworld.forecast.adaptive import AdaptiveBands, AdaptiveConfig
 from foreworld.forecast.forecaster import Forecaster
-from foreworld.forecast.recent import Forgetful, RenewConfig, Renewing
+from foreworld.forecast.recent import Forgetful
+from foreworld.forecast.renewing import RenewConfig, Renewing
 from foreworld.model.belief import History
 from foreworld.model.dynamics import HorizonGrid
 from foreworld.model.world_model import WorldModel, WorldModelConfig

@@ -57,7 +57,7 @@ def personalisation_figure(evidence: Evidence, group: str) -> Figure:
     known, control, coverage, ratio = (figure.add_subplot(2, 2, number) for number in (1, 2, 3, 4))
     _known(known, rows)
     days = [f"time_in_range_day_{day}" for day in range(1, PersonalisationConfig().loop.days + 1)]
-    _arms(control, rows, days, 100.0, 0.0)
+    _arms(control, rows, days, 100.0, 0.15)
     control.set_title("Control from the first day")
     control.set_xlabel("day")
     control.set_ylabel("time in 70–180 mg/dL, %")

@@ -13,7 +13,8 @@ from foreworld.domains.treatment.tracks import LoopConfig
 from foreworld.errors import InputError
 from foreworld.forecast.adaptive import AdaptiveConfig
 from foreworld.forecast.forecaster import Forecaster
-from foreworld.forecast.recent import Forgetful, RenewConfig, Renewing
+from foreworld.forecast.recent import Forgetful
+from foreworld.forecast.renewing import RenewConfig, Renewing
 from foreworld.model.world_model import WorldModel
 
 ARMS = ("foreworld", "foreworld_fixed", "population")

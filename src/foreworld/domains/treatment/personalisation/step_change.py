@@ -26,7 +26,8 @@ from foreworld.domains.treatment.tables import Patients
 from foreworld.domains.treatment.windows import future_readings
 from foreworld.forecast.adaptive import AdaptiveBands, AdaptiveConfig
 from foreworld.forecast.forecaster import Forecaster
-from foreworld.forecast.recent import Around, Forgetful, Renewing, last_of
+from foreworld.forecast.recent import Around, Forgetful, last_of
+from foreworld.forecast.renewing import Renewing
 from foreworld.model.belief import Belief, History
 from foreworld.model.loss import beliefs_at
 
