@@ -1,6 +1,10 @@
+import itertools
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from foreworld.domains.treatment.error_growth import budget
 from foreworld.domains.treatment.error_growth.budget import seeded
 from foreworld.domains.treatment.error_growth.gpt import GPT, Autoregressive, GPTConfig, train_gpt
 from foreworld.domains.treatment.error_growth.logs import Log
@@ -28,19 +32,28 @@ def log(record):
 
 
 @pytest.fixture(scope="package")
-def gpt(log):
+def steady():
+    """A clock by which a step takes a hundredth of a second, so that tests do not depend on who else is computing."""
+    ticks = itertools.count()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(budget, "time", SimpleNamespace(process_time=lambda: next(ticks) / 100))
+        yield
+
+
+@pytest.fixture(scope="package")
+def gpt(log, steady):
     network = seeded(lambda: GPT(GPT_CONFIG), 0)
-    train_gpt(network, log, 3.0)
+    train_gpt(network, log, 0.3)
     return network
 
 
 @pytest.fixture(scope="package")
-def arms(log, gpt):
+def arms(log, gpt, steady):
     fine, coarse = (
         seeded(lambda ahead=ahead: StepNetwork(STEP.model_copy(update={"ahead": ahead})), 0) for ahead in (1, HOUR)
     )
     for network in (fine, coarse):
-        train_steps(network, log, 0.3)
+        train_steps(network, log, 0.6)
     return {"token": Autoregressive(gpt), "recursive": Recursive(fine), "two_rate": TwoRate(coarse, fine)}
 
 
