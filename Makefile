@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
 help:
 	@echo "make install   .venv with everything that this project uses here"
-	@echo "make peers     what others made and some evidence stands beside: oref0 (needs npm), ICU-Sepsis"
+	@echo "make peers     what others made and some evidence stands beside: oref0 (needs npm), d3rlpy, ICU-Sepsis"
 	@echo "make demo      learn a world model, plan insulin for patients that it never saw, write a report"
 	@echo "make test      all tests"
 	@echo "make check     style, types, import contracts, module sizes"
@@ -40,6 +40,9 @@ $(STAMP): pyproject.toml constraints.txt
 peers: install
 	@$(PIP) --no-deps 'icu-sepsis==2.0.1' pandas
 	@npm install --ignore-scripts --no-audit --no-fund --prefix runs/peers/oref0 oref0@0.7.1
+	@$(PYTHON) -m venv runs/peers/offline_rl/venv
+	@runs/peers/offline_rl/venv/bin/python -m pip install -qq --disable-pip-version-check '$(TORCH)'
+	@runs/peers/offline_rl/venv/bin/python -m pip install -qq --disable-pip-version-check -r benchmarks/peers/offline_rl/requirements.txt
 
 demo: install
 	@$(BIN)/foreworld demo

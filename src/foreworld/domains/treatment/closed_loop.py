@@ -23,6 +23,7 @@ from foreworld.domains.treatment.loop import Loop, insulin_agent, planner_share,
 from foreworld.domains.treatment.metrics import UNITS, summarise
 from foreworld.domains.treatment.oref0 import Oref0
 from foreworld.domains.treatment.pid import PID, tune_pid
+from foreworld.domains.treatment.policies.made import POLICY_ARMS, load_controller
 from foreworld.domains.treatment.scenario import Scenario
 from foreworld.domains.treatment.schema import SCHEMA, STEP_MINUTES
 from foreworld.domains.treatment.settings import MODEL
@@ -51,6 +52,7 @@ class Job:
         data: Store that the arms `arx` and `arx_signed` are fitted on.
         keep_forecasts: Keep the forecast of every so many steps; 0 keeps none.
         calibrate: How those two are calibrated; the defaults if None. The world model was, when it was made.
+        policy: Folder of the policy of the arms `clone` and `offline_rl`.
     """
 
     arm: str
@@ -61,6 +63,7 @@ class Job:
     data: Path | None = None
     keep_forecasts: int = 0
     calibrate: CalibrateConfig | None = None
+    policy: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,9 @@ def simulator_of(job: Job) -> Simulator:
 
 
 def _controller(job: Job, patients: Patients) -> Controller:
+    if job.arm in POLICY_ARMS:
+        assert job.policy is not None
+        return load_controller(job.arm, job.policy)
     makers: dict[str, Callable[[], Controller]] = {
         "nothing": BasalOnly,
         "bb": BasalBolus,

@@ -47,6 +47,8 @@ ARM_NAMES = {
     "oref0": "oref0",
     "oref0_smb": "oref0 with microboluses",
     "filter": "particle filter",
+    "clone": "behaviour cloning",
+    "offline_rl": "offline RL (TD3+BC)",
     "fallback": "fallback alone",
     "nothing": "basal only",
 }

@@ -26,6 +26,7 @@ from foreworld.learning.train import TrainConfig, train
 from foreworld.model.checkpoint import load, read_extra, save
 
 RECIPE = "recipe.json"  # in a prepared folder: what it was made for, and what that took
+PART = "part: "  # before the names of stages that no forecaster is made from
 
 
 class Recipe(BaseModel):
@@ -169,6 +170,49 @@ def collected(
         return _collected(place, recipe, seed, report)
 
 
+def learned(
+    folder: str | Path,
+    recipe: Recipe,
+    name: str,
+    make: Callable[[Path], None],
+    *,
+    seed: int = 0,
+    data: Path | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> tuple[Path, float]:
+    """Something else that is learned from the store of a recipe and seed, made once and reused.
+
+    Args:
+        folder: As in `prepare`.
+        recipe: As in `prepare`.
+        name: Of the part's own folder; it tells apart whatever gives another result.
+        make: Writes the part into the folder that it is given.
+        seed: As in `prepare`.
+        data: As in `prepare`.
+        report: Takes a line at each stage.
+
+    Returns:
+        The part's folder, and the CPU seconds that it took, the collection of its data apart; NaN if nobody knows.
+
+    Raises:
+        InputError: As in `prepare`.
+    """
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    with one_writer(place / ".lock"):
+        _claim(place, recipe.key(seed, data))
+        made = place / name
+        if not made.exists():
+            report(f"learning {name}")
+            half = place / f"{name}-half"
+            shutil.rmtree(half, ignore_errors=True)
+            with _stage(place, PART + name):
+                make(half)
+                half.replace(made)
+        cost = read_json(place / RECIPE)["cpu_seconds"].get(PART + name)
+        return made, math.nan if cost is None else float(cost)
+
+
 def _collected(place: Path, recipe: Recipe, seed: int, report: Callable[[str], None]) -> Path:
     store = place / "data"
     if not _complete(store):
@@ -210,5 +254,6 @@ def _stage(place: Path, name: str) -> Iterator[None]:
 def _spent(place: Path, announced: bool) -> float:
     """CPU seconds of the stages behind one of the two models."""
     other = "calibrate, silent" if announced else "calibrate"
-    costs = [cost for stage, cost in read_json(place / RECIPE)["cpu_seconds"].items() if stage != other]
+    stages = read_json(place / RECIPE)["cpu_seconds"].items()
+    costs = [cost for stage, cost in stages if stage != other and not stage.startswith(PART)]
     return math.nan if not costs or None in costs else float(sum(costs))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from foreworld.domains.treatment.parallel import run_all
-from foreworld.domains.treatment.prepare import FULL, QUICK, Recipe, collected, prepare, silent_folder
+from foreworld.domains.treatment.policies.made import POLICY_ARMS, make_policy, policy_name
+from foreworld.domains.treatment.prepare import FULL, QUICK, Recipe, collected, learned, prepare, silent_folder
 from foreworld.evidence.protocol import Request
 
 # Arms that need the world model, and those that are fitted on the store itself.
@@ -30,11 +32,13 @@ class Prepared:
         model: Checkpoint folder with its calibration.
         data: Store that linear models are fitted on.
         cpu_seconds: That data, training and calibration took; NaN where the model was given.
+        policies: By arm of `POLICY_ARMS` that was asked for, its folder and the CPU seconds that it took.
     """
 
     model: Path
     data: Path
     cpu_seconds: float
+    policies: Mapping[str, tuple[Path, float]] = field(default_factory=dict)
 
 
 def recipe_of(request: Request) -> Recipe:
@@ -65,10 +69,18 @@ def _prepare(job: tuple[Request, int, bool]) -> Prepared:
     folder = models_folder() / recipe.key(seed, request.data)
     data = request.data or folder / "data"
     asked = set(request.arms or (*MODEL_ARMS, *DATA_ARMS))
+    model, spent = request.model or folder / "model", float("nan")
     if request.model is None and asked & set(MODEL_ARMS):
         _, spent = prepare(folder, recipe, seed=seed, data=request.data, announced=announced, progress="none")
-        return Prepared(folder / "model" if announced else silent_folder(folder), data, spent)
+        model = model if announced else silent_folder(folder)
     # Some arms learn from the store itself, and some from nothing.
-    if request.data is None and asked & set(DATA_ARMS):
+    elif request.data is None and asked & set(DATA_ARMS):
         collected(folder, recipe, seed=seed)
-    return Prepared(request.model or folder / "model", data, float("nan"))
+    policies = {}
+    for arm in POLICY_ARMS:
+        if arm in asked:
+            if request.data is None:
+                collected(folder, recipe, seed=seed)
+            name, make = policy_name(arm, recipe), partial(make_policy, arm, recipe, data, seed)
+            policies[arm] = learned(folder, recipe, name, make, seed=seed, data=request.data)
+    return Prepared(model, data, spent, policies)

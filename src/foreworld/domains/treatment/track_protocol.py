@@ -12,6 +12,8 @@ from foreworld.domains.treatment.closed_loop import Job, Run, add_samples, group
 from foreworld.domains.treatment.metrics import UNITS
 from foreworld.domains.treatment.oref0_bridge import require_oref0
 from foreworld.domains.treatment.parallel import run_all
+from foreworld.domains.treatment.policies.made import POLICY_ARMS
+from foreworld.domains.treatment.policies.offline_rl import require_offline_rl
 from foreworld.domains.treatment.prepare import FULL
 from foreworld.domains.treatment.prepared import DATA_ARMS, GROUPS, MODEL_ARMS, prepare_all, recipe_of
 from foreworld.domains.treatment.tracks import TRACKS, Track
@@ -27,6 +29,11 @@ TAILS = tuple(f"{metric}_{tail}" for metric in ("time_in_range", "time_below_54"
 # Of the way in time in range from the standard of care that can be had to the filter, which knows the equations.
 FROM, TO = ("bb_error", "pid"), "filter"
 GAP = "gap_closed"
+# Arms that are others' software, and what says how to get it.
+PEERS: tuple[tuple[tuple[str, ...], Callable[[], object]], ...] = (
+    (("oref0", "oref0_smb"), require_oref0),
+    (("offline_rl",), require_offline_rl),
+)
 LOOP_METRICS = (*UNITS, "cpu_ms_per_decision", "refusals", "train_cpu_seconds", *ABOVE, GAP, *TAILS)
 
 
@@ -58,14 +65,16 @@ def available(arms: Sequence[str]) -> tuple[str, ...]:
 
     An arm that is asked for by name is never left out: it fails with the same words.
     """
-    if not {"oref0", "oref0_smb"} & set(arms):
-        return tuple(arms)
-    try:
-        require_oref0()
-    except MissingDataError as error:
-        warnings.warn(f"the arms oref0 and oref0_smb are left out: {error}", stacklevel=2)
-        return tuple(arm for arm in arms if not arm.startswith("oref0"))
-    return tuple(arms)
+    left = tuple(arms)
+    for of_peer, require in PEERS:
+        if not set(of_peer) & set(left):
+            continue
+        try:
+            require()
+        except MissingDataError as error:
+            warnings.warn(f"without {' and '.join(of_peer)}, which are left out: {error}", stacklevel=2)
+            left = tuple(arm for arm in left if arm not in of_peer)
+    return left
 
 
 def run_loop(
@@ -90,15 +99,18 @@ def run_loop(
     samples = Samples(request.seeds, NAMES | Names(frozenset(ARMS), frozenset(GROUPS), frozenset(LOOP_METRICS)))
     announced, calibrate = config.scenario.announced, recipe_of(request).calibrate
     calibrate = calibrate if announced else calibrate.silent()
-    learning = {*MODEL_ARMS, *DATA_ARMS} & set(arms)
+    learning = {*MODEL_ARMS, *DATA_ARMS, *POLICY_ARMS} & set(arms)
+    request = replace(request, arms=tuple(arms))
     jobs, parts = [], prepare_all(request, report, announced=announced) if learning else {}
     for seed in request.seeds:
         made = parts.get(seed)
         for arm in arms:
             model, data = (made.model, made.data) if made else (None, None)
-            jobs.append(Job(arm, seed, subjects, config, model, data, calibrate=calibrate))
-            if arm == "foreworld" and made is not None and np.isfinite(made.cpu_seconds):
-                cost = np.full(len(subjects), made.cpu_seconds)
+            policy, spent = made.policies.get(arm, (None, np.nan)) if made else (None, np.nan)
+            jobs.append(Job(arm, seed, subjects, config, model, data, calibrate=calibrate, policy=policy))
+            spent = made.cpu_seconds if made and arm == "foreworld" else spent
+            if np.isfinite(spent):
+                cost = np.full(len(subjects), spent)
                 samples.add(arm, "train_cpu_seconds", seed, subjects, cost, groups_of(subjects), unit="s", how="max")
     report(f"{track.name}: {len(jobs)} runs of {len(subjects)} patients, {config.days} days each")
     for job, done in zip(jobs, run_all(run_job, jobs, workers=1 if request.quick else None), strict=True):

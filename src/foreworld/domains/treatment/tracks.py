@@ -65,6 +65,8 @@ ANNOUNCED = (
     "arx",
     "arx_signed",
     "unguarded",
+    "clone",
+    "offline_rl",
     "nothing",
     "filter",
     "oracle",

@@ -1,0 +1,1 @@
+"""Policies learned from logged therapy without a world model: behaviour cloning, and offline reinforcement learning."""
