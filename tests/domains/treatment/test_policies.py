@@ -18,7 +18,7 @@ from foreworld.domains.treatment.collect import CollectConfig, Habit, cohort, re
 from foreworld.domains.treatment.dosing import basal_step, dose_cap
 from foreworld.domains.treatment.metrics import high_risk, low_risk
 from foreworld.domains.treatment.policies.clone import Clone, CloneConfig, imitated, train_clone
-from foreworld.domains.treatment.policies.made import POLICY_ARMS, make_policy, policy_name
+from foreworld.domains.treatment.policies.made import POLICY_ARMS, make_policy, policy_config, policy_name
 from foreworld.domains.treatment.policies.network import DESCRIPTION, WEIGHTS, Network, Policy, load_policy, save_policy
 from foreworld.domains.treatment.policies.offline_rl import (
     OfflineRL,
@@ -169,7 +169,7 @@ def test_a_dose_above_the_cap_is_cut_to_it(patients):
     for make, outputs in ((Clone, 3), (OfflineRL, 1)):
         network = Network(STATE.size, (4,), outputs)
         with torch.no_grad():
-            network.layers[-1].bias.fill_(9.0)
+            network.last.bias.fill_(9.0)
         controller = make(Policy("test", STATE.model_copy(update={"most": 1e4}), network, {}))
         controller.reset(patients)
         seen = Simulator(patients, Scenario.draw(patients, ScenarioConfig(days=1), seed=1)).reset()
@@ -204,7 +204,7 @@ def test_a_transition_leads_to_the_state_and_the_risk_that_followed(histories):
     cgm = one.values["cgm"][0].double().numpy()
     risk = np.array([float(low_risk(cgm[t : t + 1]) + high_risk(cgm[t : t + 1])) for t in range(len(cgm))]) / 10.0
     reward = np.array([-sum(0.5**k * risk[t + 1 + k] for k in range(5)) for t in at[0].tolist()])
-    np.testing.assert_allclose(data["rewards"], reward - reward.mean(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(data["rewards"], 0.5 * (reward - reward.mean()), rtol=1e-4, atol=1e-5)
     dose = one.values["insulin"][0, at[0]].double()
     expected = relative_dose(dose, one.values["basal"].double(), STATE)
     np.testing.assert_allclose(data["actions"][:, 0], expected.numpy(), rtol=1e-5)
@@ -269,12 +269,12 @@ def test_the_peer_trains_a_policy_that_doses_here(histories, patients, tmp_path)
 
 
 def test_a_policy_is_trained_once_for_a_seed_beside_its_model(tmp_path):
-    recipe = QUICK.model_copy(update={"collect": CollectConfig(subjects=6, days=2)})
+    recipe = QUICK.model_copy(update={"collect": CollectConfig(subjects=8, days=2)})
     name, calls = policy_name("clone", recipe), []
 
     def make(folder):
         calls.append(folder)
-        make_policy("clone", recipe, tmp_path / "0" / "data", 0, folder)
+        make_policy(policy_config("clone", recipe), tmp_path / "0" / "data", folder)
 
     collected(tmp_path / "0", recipe)
     made, spent = learned(tmp_path / "0", recipe, name, make)

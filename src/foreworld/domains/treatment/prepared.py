@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from foreworld.domains.treatment.parallel import run_all
-from foreworld.domains.treatment.policies.made import POLICY_ARMS, make_policy, policy_name
+from foreworld.domains.treatment.policies.made import POLICY_ARMS, make_policy, policy_config, policy_name
 from foreworld.domains.treatment.prepare import FULL, QUICK, Recipe, collected, learned, prepare, silent_folder
 from foreworld.evidence.protocol import Request
 
@@ -81,6 +81,6 @@ def _prepare(job: tuple[Request, int, bool]) -> Prepared:
         if arm in asked:
             if request.data is None:
                 collected(folder, recipe, seed=seed)
-            name, make = policy_name(arm, recipe), partial(make_policy, arm, recipe, data, seed)
+            name, make = policy_name(arm, recipe), partial(make_policy, policy_config(arm, recipe, seed), data)
             policies[arm] = learned(folder, recipe, name, make, seed=seed, data=request.data)
     return Prepared(model, data, spent, policies)

@@ -105,7 +105,7 @@ def train_clone(histories: Sequence[History], config: CloneConfig) -> Policy:
     bolus = dose > BOLUS
     with torch.no_grad():
         # Starting at the averages spares the network the way there.
-        network.layers[-1].bias.copy_(torch.tensor([math.log(bolus.float().mean() + 1e-4), 3.0, 1.0]))
+        network.last.bias.copy_(torch.tensor([math.log(bolus.float().mean() + 1e-4), 3.0, 1.0]))
     generator = torch.Generator().manual_seed(config.seed)
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=1e-3)
     for step in range(config.steps):
@@ -114,7 +114,7 @@ def train_clone(histories: Sequence[History], config: CloneConfig) -> Policy:
         pick = torch.randint(len(x), (config.batch,), generator=generator)
         loss = _loss(network(x[pick]), dose[pick], bolus[pick])
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     return Policy(KIND, config.state, network.eval(), config.model_dump(mode="json"))
 

@@ -31,13 +31,12 @@ def policy_name(arm: str, recipe: Recipe) -> str:
     return f"{arm}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def make_policy(arm: str, recipe: Recipe, data: Path, seed: int, folder: Path) -> None:
-    """Train the policy of an arm on the store `data` and write it to `folder`, on one thread.
+def make_policy(config: CloneConfig | OfflineRLConfig, data: Path, folder: Path) -> None:
+    """Train a policy on the part `default/fit` of the store `data` and write it to `folder`, on one thread.
 
     Raises:
         MissingDataError: The peer that trains `offline_rl` is not installed; the message gives the command.
     """
-    config = policy_config(arm, recipe, seed)
     store = EpisodeStore.open(data)
     histories = [History.from_episodes(SCHEMA, [store.episode(i)]) for i in store.episodes_of("default/fit")]
     threads = torch.get_num_threads()

@@ -43,6 +43,13 @@ class Network(nn.Module):
         widths = (inputs, *hidden, outputs)
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
+    @property
+    def last(self) -> nn.Linear:
+        """The layer that gives the outputs."""
+        layer = self.layers[-1]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
     def forward(self, states: Tensor) -> Tensor:
         """[B, outputs] from [B, inputs] states."""
         x = ((states - self.centre) / self.spread).clamp(-FAR, FAR)

@@ -107,8 +107,9 @@ class OfflineRL:
 def transitions(histories: Sequence[History], config: OfflineRLConfig) -> dict[str, np.ndarray]:
     """What `train.py` reads.
 
-    The reward is minus the risk of the next reading (`metrics.low_risk`, `high_risk`), in tens, less its mean: TD3+BC
-    weighs the value by its size, which an offset would swamp. A reading that is missing stands where the last one did.
+    The reward is minus the risk of the next reading (`metrics.low_risk`, `high_risk`), in tens, less its mean, times
+    `1 - gamma`: TD3+BC weighs the value by its size, which an offset would swamp, and a network learns a value of the
+    order of one best. A reading that is missing stands where the last one did.
 
     Raises:
         InputError: No record is long enough.
@@ -120,16 +121,15 @@ def transitions(histories: Sequence[History], config: OfflineRLConfig) -> dict[s
     for one, at in decisions(histories, config.share, config.ahead, np.random.default_rng([config.seed, 43])):
         now, later = windows_at(one, at, window), windows_at(one, at + config.ahead, longer)
         action = relative_dose(one.values["insulin"][0, at[0]].double(), now.basal, config.state)
-        readings = later.cgm[:, -config.ahead :].numpy()
-        reward = -_risk(readings) @ gains
+        reward = -_risk(later.cgm[:, -config.ahead :].numpy()) @ gains
         parts.append((states(now, config.state).numpy(), action.numpy(), reward, states(later, config.state).numpy()))
     if not parts:
         raise InputError(f"no record is longer than {config.ahead} steps; there is nothing to learn from")
-    before, action, reward, after = (np.concatenate(column) for column in zip(*parts, strict=True))
+    before, actions, rewards, after = (np.concatenate(column) for column in zip(*parts, strict=True))
     return {
         "states": before,
-        "actions": action.astype(np.float32)[:, None],
-        "rewards": (reward - reward.mean()).astype(np.float32),
+        "actions": actions.astype(np.float32)[:, None],
+        "rewards": ((1.0 - config.gamma) * (rewards - rewards.mean())).astype(np.float32),
         "next_states": after,
         "steps": np.full(len(before), config.ahead, dtype=np.int32),
         "terminals": np.zeros(len(before), dtype=np.float32),
