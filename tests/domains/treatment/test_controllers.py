@@ -242,6 +242,29 @@ def test_the_fallback_gives_a_late_bolus_once_the_sensor_is_back(patients):
     assert np.all(Fallback().dose(patients, back) > 1.5 * basal)
 
 
+def test_the_fallback_stops_in_a_silence_that_follows_a_fall_or_much_insulin(patients):
+    nan, basal = float("nan"), basal_step(patients)
+    falling = [180.0, 170.0, 160.0, 150.0, 140.0, 130.0]
+    assert np.all(Fallback().dose(patients, history([*falling, *[nan] * 6], patients=patients)) == 0.0)
+    rising = history([*falling[::-1], *[nan] * 6], patients=patients)
+    np.testing.assert_allclose(Fallback().dose(patients, rising), basal)
+    loaded = [*[0.0] * 4, *[25.0] * 7]
+    assert np.all(Fallback().dose(patients, history([*falling[::-1], *[nan] * 6], loaded, patients=patients)) == 0.0)
+
+
+def test_the_fallback_gives_less_for_a_day_after_lows_and_never_more(patients):
+    calm = [140.0, 141.0] * 100
+    usual = Fallback().dose(patients, history(calm, patients=patients))
+    lows = [55.0] * 24 + calm[24:]
+    np.testing.assert_allclose(Fallback().dose(patients, history(lows, patients=patients)), usual * (1 - 0.24))
+    codes = [38.0] * 24 + calm[24:]
+    np.testing.assert_allclose(Fallback().dose(patients, history(codes, patients=patients)), usual)
+    long = [55.0] * 150 + calm[150:]
+    np.testing.assert_allclose(Fallback().dose(patients, history(long, patients=patients)), usual * 0.6)
+    forgotten = [55.0] * 24 + [140.0, 141.0] * 145
+    np.testing.assert_allclose(Fallback().dose(patients, history(forgotten, patients=patients)), usual)
+
+
 FAULTS = {
     "sensitivity_drift": 0.3, "circadian": 0.2, "dropout_per_day": 1.8, "compression_per_night": 0.5,
     "bias_per_day": 0.7, "stuck_per_day": 0.7, "missed_bolus": 0.1,

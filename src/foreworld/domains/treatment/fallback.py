@@ -24,6 +24,7 @@ from foreworld.domains.treatment.dosing import (
     line,
 )
 from foreworld.domains.treatment.limits import InsulinLimits
+from foreworld.domains.treatment.schema import STEP_MINUTES
 from foreworld.domains.treatment.simulator import Observation
 from foreworld.domains.treatment.tables import Patients
 
@@ -54,6 +55,10 @@ class FallbackConfig(BaseModel):
         correction_hours: a correction is at most this many hours of basal, however high glucose is.
         reserve: share of the correction factor by which insulin on board is taken to lower glucose.
         quiet_minutes: after a silence this long the last reading says nothing any more.
+        remember_minutes: how long lows are remembered.
+        low: mg/dL below which a reading counts as a low.
+        caution: share by which insulin is reduced for each remembered hour of lows ...
+        most_caution: ... at most.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,6 +82,10 @@ class FallbackConfig(BaseModel):
     correction_hours: float = Field(default=3.3, ge=0.0)
     reserve: float = Field(default=0.6, ge=0.0)
     quiet_minutes: float = Field(default=60.0, gt=0.0)
+    remember_minutes: float = Field(default=1440.0, gt=0.0)
+    low: float = Field(default=65.0, gt=0.0)
+    caution: float = Field(default=0.12, ge=0.0)
+    most_caution: float = Field(default=0.4, ge=0.0, le=1.0)
 
 
 class Fallback:
@@ -89,7 +98,8 @@ class Fallback:
     @property
     def minutes(self) -> float:
         """How much history `dose` looks at."""
-        return max(self.config.dia, self.config.carb_minutes, self.config.quiet_minutes)
+        x = self.config
+        return max(x.dia, x.carb_minutes, x.quiet_minutes + x.fit_minutes, x.remember_minutes)
 
     def dose(self, patients: Patients, history: History) -> FloatArray:
         """The insulin of the coming 5 minutes, `[B]` U.
@@ -99,7 +109,7 @@ class Fallback:
             history: up to now; at least the last `minutes`, as what went before is taken for basal alone.
         """
         x, limits = self.config, self.limits
-        past = history.last(self.minutes)
+        past = history.last(max(x.dia, x.carb_minutes, x.quiet_minutes + x.fit_minutes))
         glucose, (fitted, slope) = held_glucose(past, limits.max_age), line(past, x.fit_minutes)
         usable = np.isfinite(glucose) & np.isfinite(slope) & ~self._flat(past)
         level, slope = np.where(usable, glucose, x.target), np.where(usable, slope, 0.0)
@@ -116,10 +126,10 @@ class Fallback:
         bolus = np.where(usable & (need > x.dead_band * patients.basal), share * need, 0.0)
         room = self._room(patients) - board
         bolus = np.minimum(np.minimum(bolus, limits.bolus_per_kg * patients.weight), np.maximum(room, 0.0))
-        dose = basal_step(patients) + bolus
+        dose = (basal_step(patients) + bolus) * self._caution(history.last(x.remember_minutes))
         eventual = level + x.reserve * factor * (meal - board)
         low = (level < x.suspend) | (eventual < x.eventual_low) | self._heads_low(level, fitted, slope)
-        stop = np.where(usable, low, self._silent_low(past))
+        stop = np.where(usable, low, self._silent_low(past, x.reserve * factor * (meal - board)))
         return np.where(stop, 0.0, np.minimum(dose, dose_cap(patients, limits)))
 
     def reset(self, patients: Patients) -> None:
@@ -161,7 +171,41 @@ class Fallback:
         result: BoolArray = (valid.sum(axis=1) > self.limits.flat_minutes / 10.0) & (high == low)
         return result
 
-    def _silent_low(self, past: History) -> BoolArray:
-        """Without a usable sensor: stop while the last readings were not clearly safe, `[B]` bool."""
-        last = held_glucose(past, self.config.quiet_minutes)
-        return np.asarray(last < self.config.target - 20.0)
+    def _caution(self, past: History) -> FloatArray:
+        """The share of insulin that is left to whoever was low in the last day, `[B]`.
+
+        Sensitivity changes from day to day, and the profile does not: who was low for hours is more sensitive than it
+        says, or their records are wrong.
+        """
+        x = self.config
+        low = (past.cgm > self.limits.cgm_low) & (past.cgm < x.low)
+        hours = low.sum(axis=1) * (STEP_MINUTES / 60.0)
+        result: FloatArray = 1.0 - np.minimum(x.caution * hours, x.most_caution)
+        return result
+
+    def _silent_low(self, past: History, to_come: FloatArray) -> BoolArray:
+        """Without a usable sensor: stop while the last readings were not clearly safe, `[B]` bool.
+
+        Args:
+            past: What was seen.
+            to_come: `[B]` mg/dL that insulin and carbs on board will yet add.
+        """
+        x = self.config
+        last, slope = held_glucose(past, x.quiet_minutes), self._last_slope(past)
+        unsafe = (last < x.target - 20.0) | (last + x.predict_minutes * slope < x.predict_low)
+        # After a long silence nothing is known but what is on board.
+        return np.asarray(unsafe | (np.where(np.isnan(last), x.target, last) + to_come < x.eventual_low))
+
+    def _last_slope(self, past: History) -> FloatArray:
+        """The slope of the line that led to the newest reading of the last hour, 0 without one, `[B]` mg/dL/min."""
+        x = self.config
+        recent = past.last(x.quiet_minutes + x.fit_minutes)
+        valid = np.isfinite(recent.cgm)
+        ago = recent.minute - recent.minute[-1]
+        newest = np.where(valid, ago, -np.inf).max(axis=1)
+        within = valid & (ago >= newest[:, None] - x.fit_minutes)
+        _, slope = line(
+            History(recent.minute, np.where(within, recent.cgm, np.nan), recent.insulin, recent.announced),
+            x.quiet_minutes + x.fit_minutes,
+        )
+        return np.nan_to_num(slope)
