@@ -68,9 +68,9 @@ def glucose(rng, steps):
     return cgm
 
 
-def history(rng):
-    """One subject's raw history, as lists and floats."""
-    steps = int(rng.choice(LENGTHS))
+def history(rng, steps=None):
+    """One subject's raw history, as lists and floats; of a random length if `steps` is None."""
+    steps = int(rng.choice(LENGTHS)) if steps is None else steps
     profile = subject(rng)
     basal, cr = (profile[k] if math.isfinite(profile[k]) and profile[k] > 0 else 1.0 for k in ("basal", "cr"))
     insulin = np.full(steps, basal / 12)
@@ -118,11 +118,11 @@ def dose(rng, state, kind):
     return float(10.0 ** rng.uniform(-320, -3)) if kind == "tiny" else float(10.0 ** rng.uniform(2, 308))
 
 
-def proposal(seed):
-    """A history and a raw action; the same for the same seed."""
+def proposal(seed, kinds=KINDS):
+    """A history and a raw action of one of the kinds; the same for the same seed."""
     rng = np.random.default_rng(seed)
     state = history(rng)
-    action = {"insulin": dose(rng, state, str(rng.choice(KINDS)))}
+    action = {"insulin": dose(rng, state, str(rng.choice(kinds)))}
     way = rng.random()
     if way < 0.01:
         action = {}
