@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from foreworld.cli.output import heartbeat, note, say
-from foreworld.errors import InputError
+from foreworld.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
     from foreworld.evidence.protocol import Protocol
@@ -153,12 +153,20 @@ def _tables(evidence: Evidence) -> str:
 
 
 def _page(folder: Path, protocol: Protocol, evidence: Evidence, quick: bool) -> Path:
-    from foreworld.evidence.report import Page, Section, Table, write_file, write_page
+    from foreworld.evidence.report import Block, Page, Section, Table, write_file, write_page
 
-    pictures = protocol.pictures(evidence) if protocol.pictures else ()
-    for number, picture in enumerate(pictures, 1):
-        write_file(folder / f"figure-{number}.png", picture.content)
-    sections = [Section("Figures", pictures)] if pictures else []
+    sections: list[Section] = []
+    if protocol.pictures is not None:
+        blocks: list[Block] = []
+        try:
+            pictures = protocol.pictures(evidence)
+        except MissingExtraError as error:  # the figures are there; only the drawing is not
+            blocks.append(f"No picture: {error}")
+        else:
+            for number, picture in enumerate(pictures, 1):
+                write_file(folder / f"figure-{number}.png", picture.content)
+            blocks += pictures
+        sections.append(Section("Figures", blocks))
     for group in dict.fromkeys(row.group for row in evidence.rows):
         rows = [row for row in evidence.rows if row.group == group]
         cells = [[row.arm, row.metric, *_figures(row), "%" if row.unit == "share" else row.unit] for row in rows]

@@ -1,4 +1,9 @@
-"""`treatment/guardrails`: do the guardrails hold their claimed risk on the plans that the planner chooses?"""
+"""`treatment/guardrails`: do the guardrails hold their claimed risk on the plans that the planner chooses?
+
+Two groups answer. `unseen` are the 21 table patients that nothing was trained on: the people who count, and too few
+to tell a claim of 20 % from 23 %. `virtual` are fresh people of the cohort `visit`, drawn like those that the claim
+was calibrated on: as many as it takes to hold the claim to 1.5 points.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +15,30 @@ import numpy as np
 import torch
 
 from foreworld.agent.calibrate import Visits
-from foreworld.domains.treatment.calibrate import load_forecaster, visits
+from foreworld.domains.treatment.calibrate import CalibrateConfig, load_forecaster, visits
 from foreworld.domains.treatment.closed_loop import groups_of, subjects_of
+from foreworld.domains.treatment.collect import cohort
+from foreworld.domains.treatment.figure_reliability import reliability_pictures
 from foreworld.domains.treatment.loop import insulin_agent
 from foreworld.domains.treatment.parallel import run_all
+from foreworld.domains.treatment.prepare import FULL
 from foreworld.domains.treatment.prepared import GROUPS, prepare_all
 from foreworld.domains.treatment.scenario import ScenarioConfig
-from foreworld.domains.treatment.tables import load_patients
+from foreworld.domains.treatment.tables import Patients, load_patients
 from foreworld.domains.treatment.task import guardrails
-from foreworld.evidence.protocol import Request
-from foreworld.evidence.rows import NAMES, Names, Row
+from foreworld.evidence.protocol import Protocol, Request
+from foreworld.evidence.report import Picture
+from foreworld.evidence.rows import NAMES, Evidence, Names, Row
 from foreworld.evidence.samples import Samples
+from foreworld.forecast.forecaster import Calibration
 from foreworld.planning.guardrail import StateGuardrail
 
 LEVELS = (0.01, 0.05, 0.1, 0.2)
 RAILS = tuple(g for g in guardrails() if isinstance(g, StateGuardrail))
-SETTINGS = {"days": 4, "every": 7, "levels": list(LEVELS), "scenario": ScenarioConfig().model_dump(mode="json")}
+DAYS, EVERY = 4, 7
+# On the table patients one person's share at 20 % had a standard deviation of 7 points over two seeds of four days.
+# With three days, which reach every stage of being known, about 10: (1.96 x 10 / 1.5)^2 = 170 people for 1.5 points.
+VIRTUAL, VIRTUAL_DAYS, BATCH = 176, 3, 44
 
 
 def metric_of(guardrail: StateGuardrail, risk: float) -> str:
@@ -38,54 +51,146 @@ METRICS = (*(metric_of(g, risk) for g in RAILS for risk in LEVELS), "violations"
 
 @dataclass(frozen=True)
 class _Job:
+    """Some people of one seed.
+
+    Attributes:
+        model: Checkpoint folder.
+        seed: Of people and their days.
+        names: Table patients; none where the people are virtual.
+        batch: Of the virtual people: which batch, of how many people in all.
+        steps: Decisions.
+        announced: Whether they announce what they eat.
+    """
+
     model: Path
     seed: int
-    subjects: tuple[str, ...]
+    names: tuple[str, ...]
+    batch: tuple[int, int]
     steps: int
-    every: int
+    announced: bool
 
 
-def _visit(job: _Job) -> Visits:
+def looped(announced: bool) -> CalibrateConfig:
+    """How a claim was calibrated, and so who the virtual people are."""
+    return FULL.calibrate if announced else FULL.calibrate.silent()
+
+
+def _people(job: _Job) -> tuple[Patients, ScenarioConfig]:
+    if job.names:
+        return load_patients(job.names), ScenarioConfig(announced=job.announced)
+    who, (number, count) = looped(job.announced).looped, job.batch
+    everyone = cohort("visit", count, job.seed, who.spread, who.records, who.groups)
+    return everyone.select(np.arange(number * BATCH, min((number + 1) * BATCH, count))), who.scenario
+
+
+def _visit(job: _Job) -> tuple[Patients, Visits]:
     torch.set_num_threads(1)
+    patients, scenario = _people(job)
     agent = insulin_agent(load_forecaster(job.model), seed=job.seed)
-    return visits(
-        agent, load_patients(job.subjects), ScenarioConfig(), steps=job.steps, every=job.every, seed=job.seed + 7000
-    )
+    # Every batch has days of its own; those of the table patients are what they were before there were others.
+    seed = job.seed + 7000 if job.names else [job.seed, 7000, job.batch[0]]
+    days = seed if isinstance(seed, int) else int(np.random.SeedSequence(seed).generate_state(1)[0])
+    return patients, visits(agent, patients, scenario, steps=job.steps, every=EVERY, seed=days)
 
 
-def run(request: Request, report: Callable[[str], None] = lambda line: None) -> Sequence[Row]:
-    """Plans chosen in closed loop on table patients, carried out open-loop in branches of the simulator.
+def _jobs(request: Request, model: Path, seed: int, announced: bool) -> list[_Job]:
+    names = subjects_of(request.subjects if request.subjects else 3 if request.quick else 21)
+    count = 4 if request.quick else min(VIRTUAL, request.subjects or VIRTUAL)
+    table, fresh = (150, 150) if request.quick else (DAYS * 288, VIRTUAL_DAYS * 288)
+    batches = range(-(-count // BATCH))
+    return [
+        _Job(model, seed, names, (0, 0), table, announced),
+        *(_Job(model, seed, (), (number, count), fresh, announced) for number in batches),
+    ]
 
-    Metrics: `short_<guardrail>_<risk>`, the share of chosen plans whose true least distance from the bound fell short
-    of the distance claimed at that risk (to be at most, and near, the risk); `violations`, the share of chosen plans
-    under which a bound was truly crossed within its horizon; `plans`, how many a patient.
-    """
-    subjects = subjects_of(request.subjects if request.subjects else 3 if request.quick else 21)
-    steps = 150 if request.quick else SETTINGS["days"] * 288  # type: ignore[operator]
-    every = int(SETTINGS["every"])  # type: ignore[call-overload]
-    samples = Samples(request.seeds, NAMES | Names(groups=frozenset(GROUPS), metrics=frozenset(METRICS)))
-    made = prepare_all(request, report)
-    jobs = [_Job(made[seed].model, seed, subjects, steps, every) for seed in request.seeds]
-    for job, found in zip(jobs, run_all(_visit, jobs, workers=1 if request.quick else None), strict=True):
-        calibration = load_forecaster(job.model).calibration
-        for number, subject in enumerate(subjects):
-            of = found.subject == number
-            if not of.any():
-                continue
-            count = float(of.sum())
-            groups = groups_of((subject,))
 
-            def add(
-                metric: str, hit: np.ndarray, of: np.ndarray = of, subject: str = subject, count: float = count,
-                groups: list[tuple[str, ...]] = groups, seed: int = job.seed,
-            ) -> None:  # fmt: skip
-                samples.add("foreworld", metric, seed, (subject,), [hit[of].mean()], groups, weights=[count])
+def _add(samples: Samples, job: _Job, patients: Patients, found: Visits, calibration: Calibration) -> None:
+    """One value a person and metric: shares of their plans, which weigh by their number."""
+    for number, subject in enumerate(patients.names):
+        of = found.subject == number
+        if not of.any():
+            continue
+        groups = groups_of((subject,)) if job.names else [("virtual",)]
+        count = float(of.sum())
 
-            crossed = np.zeros(len(found), dtype=bool)
-            for guardrail in RAILS:
-                crossed |= found.true[guardrail.name] < 0
-                for risk in LEVELS:
-                    add(metric_of(guardrail, risk), found.exceeded(calibration, guardrail, risk))
-            add("violations", crossed)
-            samples.add("foreworld", "plans", job.seed, (subject,), [count], groups, unit="plans")
-    return samples.rows()
+        def add(
+            metric: str, value: float, unit: str = "share", weight: float | None = count, subject: str = subject,
+            groups: Sequence[Sequence[str]] = groups,
+        ) -> None:  # fmt: skip
+            weights = None if weight is None else [weight]
+            samples.add("foreworld", metric, job.seed, (subject,), [value], groups, unit=unit, weights=weights)
+
+        crossed = np.zeros(len(found), dtype=bool)
+        for guardrail in RAILS:
+            crossed |= found.true[guardrail.name] < 0
+            for risk in LEVELS:
+                short = found.exceeded(calibration, guardrail, risk)
+                add(metric_of(guardrail, risk), float(short[of].mean()))
+        add("violations", float(crossed[of].mean()))
+        add("plans", count, "plans", None)
+
+
+def _runner(announced: bool) -> Callable[[Request], Sequence[Row]]:
+    def run(request: Request) -> Sequence[Row]:
+        """Plans chosen in closed loop, carried out open-loop in branches of the simulator.
+
+        Metrics: `short_<guardrail>_<risk>`, the share of chosen plans whose true least distance from the bound fell
+        short of the distance claimed at that risk (to be at most, and near, the risk); `violations`, the share of
+        chosen plans under which a bound was truly crossed within its horizon; `plans`, how many a person.
+        """
+        samples = Samples(
+            request.seeds, NAMES | Names(groups=frozenset((*GROUPS, "virtual")), metrics=frozenset(METRICS))
+        )
+        made = prepare_all(request, announced=announced)
+        jobs = [job for seed in request.seeds for job in _jobs(request, made[seed].model, seed, announced)]
+        for job, (patients, found) in zip(
+            jobs, run_all(_visit, jobs, workers=1 if request.quick else None), strict=True
+        ):
+            _add(samples, job, patients, found, load_forecaster(job.model).calibration)
+        # Table patients and virtual people together stand for nobody.
+        return [row for row in samples.rows() if row.group != "all"]
+
+    return run
+
+
+def _pictures(evidence: Evidence) -> list[Picture]:
+    rails = {g.name: f"{g.quantity} stays {g.sense.replace('_', ' ')} {g.bound:g} {g.unit}" for g in RAILS}
+    claims = {metric_of(g, risk): (g.name, risk) for g in RAILS for risk in LEVELS}
+    return reliability_pictures(evidence, claims, rails)
+
+
+def protocols() -> tuple[Protocol, ...]:
+    """For people who announce what they eat, and for people who announce nothing."""
+    found = []
+    for announced in (True, False):
+        who = looped(announced)
+        found.append(
+            Protocol(
+                name="treatment/guardrails" if announced else "treatment/guardrails-unannounced",
+                version=2 if announced else 1,
+                description=(
+                    "Claimed risk of the guardrails against what plans chosen in closed loop really led to, carried "
+                    "out open-loop; unseen patients, and fresh virtual people like those of the calibration"
+                    + ("." if announced else "; nothing is announced.")
+                ),
+                settings={
+                    "days": DAYS,
+                    "every": EVERY,
+                    "levels": list(LEVELS),
+                    "scenario": ScenarioConfig(announced=announced).model_dump(mode="json"),
+                    "virtual": {
+                        "people": VIRTUAL,
+                        "days": VIRTUAL_DAYS,
+                        "batch": BATCH,
+                        "who": who.looped.model_dump(mode="json"),
+                    },
+                    "recipe": FULL.model_dump(mode="json"),
+                },
+                arms=("foreworld",),
+                metrics=METRICS,
+                run=_runner(announced),
+                groups=(*GROUPS, "virtual"),
+                pictures=_pictures,
+            )
+        )
+    return tuple(found)
