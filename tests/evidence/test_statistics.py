@@ -97,6 +97,14 @@ def test_pairing_removes_what_both_arms_share():
     assert found.value == pytest.approx((first - second).mean())
 
 
+def test_a_paired_difference_of_root_mean_squares_is_that_of_the_roots():
+    found = paired_bootstrap([9.0, 25.0, 16.0], [4.0, 16.0, 9.0], ["a", "b", "b"], transform=np.sqrt)
+    assert found.value == pytest.approx(np.sqrt(50 / 3) - np.sqrt(29 / 3))
+    # The resamples of two subjects: both, and each of them alone.
+    drawn = (found.value, 3.0 - 2.0, np.sqrt(20.5) - np.sqrt(12.5))
+    assert (found.low, found.high) == pytest.approx((min(drawn), max(drawn)))
+
+
 def test_the_cluster_rate_covers_where_the_naive_interval_does_not():
     generator = np.random.default_rng(4)
     subjects = np.repeat(np.arange(30), 40)

@@ -1,7 +1,8 @@
 """How good the learned policies are on people of the `tune` cohort, for choosing their settings.
 
     python benchmarks/peers/offline_rl/tune.py --arm clone --seeds 6,7
-    python benchmarks/peers/offline_rl/tune.py --arm offline_rl --seeds 6,7 --set '{"alpha": 10, "state": {"insulin": "boluses"}}'
+    python benchmarks/peers/offline_rl/tune.py --arm offline_rl --seeds 6,7 \
+        --set '{"alpha": 10, "state": {"insulin": "boluses"}}'
 
 Nobody of the tracks' 21 unseen patients is met. `--arm logged` gives the therapy that they learn from, and `bb_error`,
 `fallback` and `nothing` what it stands beside. A line holds time in range, below 70 and below 54 mg/dL in percent.

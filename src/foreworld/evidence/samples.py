@@ -157,18 +157,22 @@ class Samples:
     def difference(
         self, arm: str, baseline: str, metric: str, group: str = "all", *, repeats: int = REPEATS, seed: int = 0
     ) -> Interval:
-        """The mean of `arm - baseline`, paired by subject and seed, with its 95 % interval resampling subjects.
+        """The mean (or root mean square) of `arm` minus that of `baseline`, paired by subject and seed.
+
+        Returns:
+            It with its 95 % interval, resampling subjects.
 
         Raises:
-            InputError: an arm has no such samples, the two have not the same subjects and seeds, or they are not means
-                of equally weighted samples.
+            InputError: an arm has no such samples, the two have not the same subjects and seeds, or they are neither
+                means nor root mean squares of equally weighted samples.
         """
-        first, second = self._pairs(arm, baseline, metric, group)
+        first, second = self._pairs(arm, baseline, metric, group, how=("mean", "rms"))
         keys = sorted(first)
         return paired_bootstrap(
             [first[key] for key in keys],
             [second[key] for key in keys],
             [subject for _, subject in keys],
+            transform=np.sqrt if self._pools[arm, metric].how == "rms" else None,
             repeats=repeats,
             seed=seed,
         )
@@ -191,11 +195,14 @@ class Samples:
         )
 
     def differences_by_seed(self, arm: str, baseline: str, metric: str, group: str = "all") -> tuple[float, ...]:
-        """The mean of `arm - baseline` in each seed, paired by subject; raises as `difference`."""
-        first, second = self._pairs(arm, baseline, metric, group)
-        return tuple(
-            float(np.mean([first[key] - second[key] for key in first if key[0] == seed])) for seed in self.seeds
-        )
+        """`difference` in each seed alone; raises as it does."""
+        sides = self._pairs(arm, baseline, metric, group, how=("mean", "rms"))
+        change = np.sqrt if self._pools[arm, metric].how == "rms" else np.asarray
+
+        def of(side: dict[tuple[int, str], float], seed: int) -> float:
+            return float(change(np.mean([value for key, value in side.items() if key[0] == seed])))
+
+        return tuple(of(sides[0], seed) - of(sides[1], seed) for seed in self.seeds)
 
     def subjects(self, arm: str, group: str = "all") -> tuple[str, ...]:
         """The subjects of an arm in a group, each once."""
@@ -216,7 +223,7 @@ class Samples:
         return np.array([[found[seed, name] for name in names] for seed in self.seeds]).reshape(len(self.seeds), -1)
 
     def _pairs(
-        self, arm: str, baseline: str, metric: str, group: str
+        self, arm: str, baseline: str, metric: str, group: str, how: Sequence[How] = ("mean",)
     ) -> tuple[dict[tuple[int, str], float], dict[tuple[int, str], float]]:
         """By seed and subject, the values of both sides."""
         sides = []
@@ -224,9 +231,9 @@ class Samples:
             pool = self._pools.get((one, metric))
             if pool is None:
                 raise InputError(f"{one} has no samples of {metric}; add them first")
-            if pool.how != "mean" or len(set(pool.weights)) > 1:
+            if pool.how not in how or len(set(pool.weights)) > 1:
                 raise InputError(
-                    f"{metric} of {one} is no mean of equally weighted samples; its difference is not paired"
+                    f"{metric} of {one} is no {' or '.join(how)} of equally weighted samples; it cannot be paired"
                 )
             sides.append({(pool.seeds[at], pool.subjects[at]): pool.values[at] for at in pool.of(group)})
         first, second = sides

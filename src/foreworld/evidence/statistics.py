@@ -109,16 +109,18 @@ def paired_bootstrap(
     second: npt.ArrayLike,
     subjects: Sequence[object] | npt.NDArray[np.generic],
     *,
+    transform: Callable[[FloatArray], FloatArray] | None = None,
     level: float = 0.95,
     repeats: int = REPEATS,
     seed: int = 0,
 ) -> Interval:
-    """The mean of `first - second`, paired sample by sample (one subject in one seed), resampling subjects.
+    """The mean of `first` minus that of `second`, paired sample by sample (one subject in one seed).
 
     Args:
         first: `[n]` samples of one arm.
         second: `[n]` samples of the other, the same subjects and seeds in the same order.
-        subjects: `[n]` labels.
+        subjects: `[n]` labels; they are resampled, with both samples.
+        transform: of both pooled means before the difference, such as `np.sqrt` for root mean squares.
         level: coverage.
         repeats: number of resamples.
         seed: of the resampling.
@@ -129,7 +131,15 @@ def paired_bootstrap(
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.shape != b.shape:
         raise InputError(f"cannot pair {a.shape} with {b.shape} samples; both arms need the same subjects and seeds")
-    return cluster_bootstrap(a - b, subjects, level=level, repeats=repeats, seed=seed)
+    if transform is None:
+        return cluster_bootstrap(a - b, subjects, level=level, repeats=repeats, seed=seed)
+    tail = _level(level)
+    (one, weight), (other, _) = (_clusters(values, None, subjects) for values in (a, b))
+    columns = np.stack([one, other, weight], axis=1)
+    sums = np.concatenate([columns.sum(0, keepdims=True), _resample(columns, repeats, seed)])
+    found = transform(sums[:, 0] / sums[:, 2]) - transform(sums[:, 1] / sums[:, 2])
+    low, high = np.quantile(found[1:], [tail, 1.0 - tail])
+    return Interval(float(found[0]), float(low), float(high))
 
 
 def ratio_bootstrap(

@@ -39,7 +39,9 @@ from foreworld.model.belief import History
 FORECAST_ARMS = ("foreworld", "arx", "arx_signed", "arx_population", "ar", "persistence", "network")
 EFFECT_ARMS = ("foreworld", "foreworld_shuffled", "arx", "arx_signed", "arx_population", "constant")
 COVERAGE = tuple(f"coverage_90_{point * STEP_MINUTES}" for point in MODEL.grid.points)
-FORECAST_METRICS = ("rmse_30", "rmse_60", "rmse_120", "coverage_90", *COVERAGE, "train_cpu_seconds")
+AHEAD = (30, 60, 120)
+ABOVE = tuple(f"rmse_{minutes}_above_{arm}" for minutes in AHEAD for arm in FORECAST_ARMS if arm != "foreworld")
+FORECAST_METRICS = (*(f"rmse_{minutes}" for minutes in AHEAD), "coverage_90", *COVERAGE, "train_cpu_seconds", *ABOVE)
 MINUTES = CounterfactualConfig().minutes
 EFFECT_METRICS = tuple(f"{what}_{m}" for what in ("sign", "slope", "effect_rmse") for m in MINUTES)
 
@@ -116,12 +118,37 @@ def _forecast(request: Request) -> Sequence[Row]:
             samples.add(
                 "foreworld", "train_cpu_seconds", seed, subjects, cost, groups_of(subjects), unit="s", how="max"
             )
-    return samples.rows()
+    return [*samples.rows(), *_differences(samples, arms)]
+
+
+def _differences(samples: Samples, arms: Sequence[str]) -> list[Row]:
+    """How far foreworld's root mean square error lies above every other arm's, paired by patient and seed."""
+    rows = []
+    for group in ("all", "unseen"):
+        for arm, minutes in ((arm, minutes) for arm in arms for minutes in AHEAD):
+            if arm == "foreworld" or "foreworld" not in arms or not samples.subjects("foreworld", group):
+                continue
+            found = samples.difference("foreworld", arm, f"rmse_{minutes}", group)
+            by_seed = samples.differences_by_seed("foreworld", arm, f"rmse_{minutes}", group)
+            rows.append(
+                Row(
+                    arm="foreworld",
+                    group=group,
+                    metric=f"rmse_{minutes}_above_{arm}",
+                    value=found.value,
+                    low=found.low,
+                    high=found.high,
+                    n=len(samples.subjects("foreworld", group)),
+                    unit="mg/dL",
+                    by_seed=by_seed,
+                )
+            )
+    return rows
 
 
 def _add_forecast(samples: Samples, arm: str, seed: int, found: ForecastScores) -> None:
     groups = groups_of(found.subjects)
-    for minutes in (30, 60, 120):
+    for minutes in AHEAD:
         samples.add(arm, f"rmse_{minutes}", seed, found.subjects, found.at(minutes), groups, unit="mg/dL", how="rms")
     samples.add(arm, "coverage_90", seed, found.subjects, found.covered.mean(1), groups)
     if arm == "foreworld":
