@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from foreworld.domains.treatment.dosing import basal_step
 from foreworld.domains.treatment.forecasting import DAY, ForecastConfig, record_therapy
+from foreworld.domains.treatment.loop import Loop, run_agent
+from foreworld.domains.treatment.personalisation import protocol as protocol_module
+from foreworld.domains.treatment.personalisation import step_change as step_module
 from foreworld.domains.treatment.personalisation.figure import pictures
 from foreworld.domains.treatment.personalisation.known import scores_by_days
-from foreworld.domains.treatment.personalisation.protocol import above_population, protocol, ratios
-from foreworld.domains.treatment.personalisation.settings import KnownConfig, StepConfig
+from foreworld.domains.treatment.personalisation.protocol import METRICS, above_population, protocol, ratios
+from foreworld.domains.treatment.personalisation.settings import ARMS, QUICK, KnownConfig, StepConfig
 from foreworld.domains.treatment.personalisation.step_change import (
     beliefs,
     changed,
@@ -20,9 +24,11 @@ from foreworld.domains.treatment.personalisation.step_change import (
     window_of,
 )
 from foreworld.domains.treatment.schema import SCHEMA
+from foreworld.domains.treatment.settings import MODEL
 from foreworld.domains.treatment.tables import load_patients
 from foreworld.episodes.schema import Role, Statistics
 from foreworld.errors import InputError
+from foreworld.evidence.protocol import Request
 from foreworld.evidence.rows import Evidence
 from foreworld.evidence.samples import Samples
 from foreworld.forecast.adaptive import AdaptiveBands, AdaptiveConfig
@@ -30,6 +36,7 @@ from foreworld.forecast.forecaster import Forecaster
 from foreworld.forecast.recent import Forgetful
 from foreworld.forecast.renewing import RenewConfig, Renewing
 from foreworld.model.belief import History
+from foreworld.model.checkpoint import save
 from foreworld.model.dynamics import HorizonGrid
 from foreworld.model.world_model import WorldModel, WorldModelConfig
 
@@ -45,8 +52,7 @@ def record():
     return record_therapy(load_patients(NAMES), THERAPY, seed=0)
 
 
-@pytest.fixture(scope="module")
-def forecaster():
+def untrained(config):
     statistics = {
         c.name: Statistics(mean=1.0, std=1.0, count=10)
         for c in SCHEMA.channels
@@ -54,9 +60,12 @@ def forecaster():
     }
     statistics["cgm"] = Statistics(mean=140.0, std=50.0, count=10, changes=((1, 5.0), (24, 40.0)))
     torch.manual_seed(0)
-    return Forecaster(
-        WorldModel(SCHEMA.with_statistics(statistics), WorldModelConfig(grid=GRID, width=16, hidden=8, members=2))
-    )
+    return WorldModel(SCHEMA.with_statistics(statistics), config).eval()
+
+
+@pytest.fixture(scope="module")
+def forecaster():
+    return Forecaster(untrained(WorldModelConfig(grid=GRID, width=16, hidden=8, members=2)))
 
 
 def raised(history, first, until):
@@ -164,3 +173,35 @@ def test_the_picture_is_drawn_from_whatever_rows_there_are():
         )
         (picture,) = pictures(evidence)
         assert picture.content[:4] == b"\x89PNG"
+
+
+def hasty(agent, simulator):
+    """A loop in which the agent decides the first steps, and basal insulin is given all day."""
+    first = run_agent(agent, simulator, steps=8)
+    assert first.cgm.shape == (len(simulator), 9)
+    simulator.reset()
+    ran = simulator.run(lambda seen: basal_step(simulator.patients))
+    done = np.zeros(ran.insulin.shape, dtype=np.int8)
+    return Loop(
+        ran.bg[:, :-1], ran.cgm, ran.announced, ran.insulin, done, np.zeros((*done.shape, 0)), (), ran.alive[:, -1]
+    )
+
+
+def test_the_protocol_gives_every_metric_of_every_part(tmp_path, monkeypatch):
+    small = MODEL.model_copy(update={"width": 8, "hidden": 8, "members": 2, "latent": 2})
+    save(untrained(small), tmp_path / "model", extra={"training": {}})
+    known = KnownConfig(forecast=ForecastConfig(days=3, fit_days=2, stride=29), days=(0, 1))
+    tiny = QUICK.model_copy(update={"known": known, "step": StepConfig(before=4, window=1, burn_in=1)})
+    monkeypatch.setattr(protocol_module, "QUICK", tiny)
+    for module in (protocol_module, step_module):
+        monkeypatch.setattr(module, "run_agent", hasty)
+    request = Request(seeds=(0,), subjects=2, quick=True, model=tmp_path / "model")
+    evidence = protocol().evaluate(request)
+    of_all = {row.metric for row in evidence.rows if row.group == "all"}
+    late = {f"{w}_after_{d}d" for w in ("rmse_60", "rmse_120", "coverage_90") for d in (2, 3, 5, 7, 10)}
+    assert of_all == set(METRICS) - late - {f"time_in_range_day_{day}" for day in range(2, 15)}
+    assert {row.arm for row in evidence.rows if row.metric == "coverage_90_all_48_72h"} == set(ARMS)
+    assert {row.group for row in evidence.rows} >= {"all", "unseen"}
+    # One log and one set of weights: before anything is renewed the two forecast alike, and the bands alone differ.
+    errors = {arm: evidence.row(arm, "rmse_60_before").value for arm in ARMS}
+    assert errors["foreworld"] == pytest.approx(errors["foreworld_fixed"], rel=1e-4)
