@@ -20,7 +20,7 @@ from reference_checker import allows
 from foreworld.agent.agent import ACTORS, Actor, Agent
 from foreworld.agent.check import Checker
 from foreworld.agent.configurator import Configurator
-from foreworld.domains.treatment.dose_limit import work_out
+from foreworld.domains.treatment.dose_limit import dose_limit
 from foreworld.domains.treatment.limits import InsulinLimits
 from foreworld.domains.treatment.rules import insulin_rules
 from foreworld.domains.treatment.sabotage import Broken, NotANumber, OverConfident, SignFlipped
@@ -310,7 +310,7 @@ def attempt(forecaster, planner, attack, rng, size=16):
     barred = [reasons[int(rng.integers(5))] for _ in range(size)]
     step = agent.resolve(problem, barred)
     again = judge(problem, step.decisions.chosen.blocks)
-    limit = work_out(told, LIMITS)
+    limit = dose_limit(told, LIMITS)
     count = Counter(decisions=size)
     for i in range(size):
         actor, dose = ACTORS[int(step.actors[i])], float(step.actions[i, 0])

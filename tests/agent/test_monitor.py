@@ -6,7 +6,18 @@ import torch
 from tests.agent.test_agent import EVERYONE, NOW, decide, names, open_minded, tuned
 
 from foreworld.agent.agent import Actor
-from foreworld.agent.monitor import EVERY, FIRST, LAG, RELEASE, WINDOWS, WORST, Monitor, fit_monitor, hindsight
+from foreworld.agent.monitor import (
+    EVERY,
+    FIRST,
+    LAG,
+    RELEASE,
+    WINDOWS,
+    WORST,
+    Monitor,
+    _between,
+    fit_monitor,
+    hindsight,
+)
 from foreworld.domains.treatment.loop import insulin_agent
 from foreworld.domains.treatment.sabotage import KINDS, sabotage
 from foreworld.domains.treatment.schema import SCHEMA
@@ -147,3 +158,11 @@ def test_an_agent_that_was_started_again_has_forgotten_its_surprise(forecaster, 
     _, (step,) = decide(None, past, agent=agent)
     assert not agent.monitor.alarm.any() and Reason.model_invalid not in step.reasons
     assert isinstance(insulin_agent(agent.forecaster).monitor, type(None))
+
+
+def test_forecasts_are_read_off_the_line_between_two_points_for_all_subjects_at_once():
+    points, ahead = np.array([1.0, 2.0, 4.0, 8.0]), np.array([0.5, 1.0, 3.0, 4.0, 7.0, 8.0, 9.0])
+    values = torch.randn(5, 1, 4, generator=torch.Generator().manual_seed(0))
+    found = _between(ahead, points, values)
+    for i in range(5):
+        np.testing.assert_allclose(found[i], np.interp(ahead, points, values[i, 0].double().numpy()), rtol=1e-14)

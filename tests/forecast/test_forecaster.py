@@ -136,3 +136,11 @@ def test_a_subject_is_forecast_alike_alone_and_in_a_batch():
 def test_a_forecast_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         forecast(HEALTHY).novelty = torch.zeros(1)
+
+
+def test_values_whose_sum_overflows_are_finite_all_the_same():
+    f = forecast(HEALTHY)
+    huge = {"level": torch.full_like(f.mean["level"], 3e38)}
+    assert check_finite(dataclasses.replace(f, mean=huge)).all()
+    huge["level"][0, 1, 2] = math.inf
+    assert check_finite(dataclasses.replace(f, mean=huge)).tolist() == [[True, False, True]]

@@ -8,7 +8,7 @@ step = agent.decide(time, {"cgm": ..., "carbs": ...})      # step.actions is wha
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -280,8 +280,7 @@ class Agent:
             return [None] * len(proposed)
         channels = schema.names(Role.action)
         verdicts: list[Verdict | None] = []
-        for i in range(len(proposed)):
-            measured = measured_of(schema, history, i)
+        for i, measured in enumerate(all_measured(schema, history)):
             verdict = checker.check(measured, dict(zip(channels, map(float, proposed[i]), strict=True)))
             verdicts.append(verdict)
             if verdict.accepted:
@@ -305,9 +304,17 @@ class Agent:
 
 def measured_of(schema: Schema, history: History, i: int) -> Measured:
     """What the independent checker may look at of subject `i`: the scalar channels of a history."""
+    return next(all_measured(schema, history.select(torch.tensor([i]))))
+
+
+def all_measured(schema: Schema, history: History) -> Iterator[Measured]:
+    """That of every subject, in order."""
 
     def of(role: Role) -> dict[str, np.ndarray]:
-        return {c.name: history.values[c.name][i].numpy() for c in schema.by_role(role) if c.shape == ()}
+        return {c.name: history.values[c.name].double().numpy() for c in schema.by_role(role) if c.shape == ()}
 
-    statics = {name: float(value) for name, value in of(Role.static).items()}
-    return Measured(history.times[i].numpy(), of(Role.observation), of(Role.action), of(Role.exogenous), statics)
+    times, statics = history.times.numpy(), of(Role.static)
+    series = [of(role) for role in (Role.observation, Role.action, Role.exogenous)]
+    for i in range(len(history)):
+        seen, done, told = ({name: values[i] for name, values in channels.items()} for channels in series)
+        yield Measured(times[i], seen, done, told, {name: float(values[i]) for name, values in statics.items()})

@@ -42,6 +42,8 @@ def within(value: float, bound: float) -> bool:
 
 def number(value: object) -> float:
     """A plain finite number as a float; NaN for anything else (text, bool, None, arrays, huge integers)."""
+    if type(value) is float:  # nearly always, and this is asked dozens of times a decision
+        return value if math.isfinite(value) else math.nan
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         return math.nan
     try:

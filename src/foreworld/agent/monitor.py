@@ -156,12 +156,21 @@ def jumps(forecaster: Forecaster, memory: Memory, imagined: Imagined) -> np.ndar
     ahead = np.arange(*FAR).astype(float)
     worst = np.zeros(len(rows))
     for name in forecaster.model.quantities:
-        for i in range(len(rows)):
-            first = np.interp(ahead + 1.0, points, then.mean[name][i, 0].double().numpy())
-            second = np.interp(ahead, points, now.mean[name][i, 0].double().numpy())
-            half = np.interp(ahead, points, (now.upper[name] - now.lower[name])[i, 0].double().numpy() / 2.0)
-            worst[i] = max(worst[i], float((np.abs(first - second) / np.maximum(half, 1e-9)).mean()))
+        first = _between(ahead + 1.0, points, then.mean[name])
+        second = _between(ahead, points, now.mean[name])
+        half = _between(ahead, points, now.upper[name] - now.lower[name]) / 2.0
+        worst = np.maximum(worst, (np.abs(first - second) / np.maximum(half, 1e-9)).mean(1))
     found[outstanding] = worst
+    return found
+
+
+def _between(ahead: np.ndarray, points: np.ndarray, values: Tensor) -> np.ndarray:
+    """[B, n] forecasts [B, 1, H] read off the line between two points; beyond the ends as at the ends."""
+    known = values[:, 0].double().numpy()
+    after = np.clip(np.searchsorted(points, ahead, side="right"), 1, len(points) - 1)
+    slope = (known[:, after] - known[:, after - 1]) / (points[after] - points[after - 1])
+    inside = np.clip(ahead, points[0], points[-1])
+    found: np.ndarray = slope * (inside - points[after - 1]) + known[:, after - 1]
     return found
 
 

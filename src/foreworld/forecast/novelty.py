@@ -28,8 +28,11 @@ class NoveltyModel(BaseModel):
 
     def distances(self, context: Tensor) -> Tensor:
         """[B] distance of contexts [B, C] in units of the threshold: above 1 is novel."""
-        mean, precision = torch.tensor(self.mean), torch.tensor(self.precision)
-        return mahalanobis(context, mean, precision) / self.distance
+        return mahalanobis(context, *self.gaussian()) / self.distance
+
+    def gaussian(self) -> tuple[Tensor, Tensor]:
+        """Mean [C] and precision [C, C]; made anew at each call, so keep them where time matters."""
+        return torch.tensor(self.mean), torch.tensor(self.precision)
 
     def limits(self) -> Tensor:
         """[H] the thresholds on disagreement."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -19,6 +20,7 @@ from torch.nn.functional import gelu, softplus
 
 from foreworld.errors import SchemaError
 from foreworld.model.ensemble import EnsembleLinear
+from foreworld.model.held import Held, summed
 
 # Start of the response weights: a dose of one standard deviation first moves a quantity by about a tenth of its own.
 RESPONSE_SCALE = 0.03
@@ -57,13 +59,8 @@ class HorizonGrid(BaseModel):
         return self.points[-1]
 
     def averaging(self) -> Tensor:
-        """[H, last]: means of a step-by-step sequence over the intervals."""
-        matrix = torch.zeros(len(self.points), self.last)
-        start = 0
-        for j, stop in enumerate(self.points):
-            matrix[j, start:stop] = 1.0 / (stop - start)
-            start = stop
-        return matrix
+        """[H, last]: means of a step-by-step sequence over the intervals; worked out once, so not to be changed."""
+        return _averaging(self.points)
 
     def expand(self) -> Tensor:
         """[last] index of the interval that each step lies in."""
@@ -73,6 +70,16 @@ class HorizonGrid(BaseModel):
             index[start:stop] = j
             start = stop
         return index
+
+
+@lru_cache(maxsize=32)
+def _averaging(points: tuple[int, ...]) -> Tensor:
+    matrix = torch.zeros(len(points), points[-1])
+    start = 0
+    for j, stop in enumerate(points):
+        matrix[j, start:stop] = 1.0 / (stop - start)
+        start = stop
+    return matrix
 
 
 def impulse_responses(grid: HorizonGrid, scales: tuple[float, ...]) -> Tensor:
@@ -111,10 +118,13 @@ class Prepared:
         baseline: [E, B, P, 2 Q + F], or without the end of the last block, where nobody reads it.
         gains: [E, B, P, Q, A * J] of the response curves, with their signs.
         weights: [E, B, A, K, J] mixture of the impulse responses.
-        responses: [K, P, H] impulse responses at the points asked for.
-        last: [B, Q] last measured values, added by the world model.
+        responses: [K, P, H] impulse responses at the points asked for; [K, P, N] to N blocks once `hold` was called.
+        levels: [E, L] where the saturating curves level off.
+        sizes: [P, Q] typical changes that the quantities are predicted in, added by the world model.
+        last: [B, Q] last measured values, likewise.
         joint: [E, B, P, W] hidden layer of the joint response before any action; None where there is none.
         present: [B] last observed category, added by the world model; None where nothing starts from it.
+        held: All of it multiplied out; None before `hold`, and where more than the quantities is predicted.
     """
 
     context: Tensor
@@ -122,9 +132,12 @@ class Prepared:
     gains: Tensor
     weights: Tensor
     responses: Tensor
+    levels: Tensor
+    sizes: Tensor
     last: Tensor
     joint: Tensor | None = None
     present: Tensor | None = None
+    held: Held | None = None
 
     def select(self, index: Tensor) -> Prepared:
         """Some of the subjects."""
@@ -134,14 +147,31 @@ class Prepared:
             self.gains[:, index],
             self.weights[:, index],
             self.responses,
+            self.levels,
+            self.sizes,
             self.last[index],
             None if self.joint is None else self.joint[:, index],
             None if self.present is None else self.present[index],
+            None if self.held is None else self.held.select(index),
         )
 
     def readable(self, width: int) -> Prepared:
         """The first `width` outputs: without the self-supervised block, which nobody reads while planning."""
         return replace(self, baseline=self.baseline[..., :width].contiguous())
+
+    def hold(self, blocks: tuple[int, ...]) -> Prepared:
+        """The same for candidates that hold one amount over each block of intervals: [B, S, N, A] instead of H.
+
+        Args:
+            blocks: Last interval of each of the N blocks, exclusive.
+        """
+        responses = summed(self.responses, blocks)
+        held = None
+        if self.joint is None and self.baseline.shape[-1] == 2 * self.gains.shape[3]:
+            held = Held.fold(
+                self.baseline, self.gains, self.weights, responses, self.levels, sizes=self.sizes, last=self.last
+            )
+        return replace(self, responses=responses, held=held)
 
 
 class JointResponse(nn.Module):
@@ -287,6 +317,8 @@ class ResponseDynamics(nn.Module):
             gains=torch.where(sign != 0, sign * softplus(gains - 1.0), gains),
             weights=RESPONSE_SCALE * torch.where(known, softplus(weights), weights),
             responses=responses,
+            levels=self.levels.exp(),
+            sizes=context.new_ones(horizon, self.quantities),
             last=context.new_zeros(len(context), self.quantities),
             joint=None if self.joint is None else self.joint.prepare(context, chosen),
         )
@@ -296,7 +328,7 @@ class ResponseDynamics(nn.Module):
 
         Args:
             prepared: From `prepare`.
-            actions: [B, S, H, A] normalised amounts a step, one for each interval.
+            actions: [B, S, H, A] normalised amounts a step, one for each interval, or for each block after `hold`.
 
         Returns:
             [E, B, S, P, 2 Q + F]: changes of the quantities in units of their typical size, their log scales, and
@@ -311,7 +343,7 @@ class ResponseDynamics(nn.Module):
         # Member by member: one product for all would first copy the effects for each of them.
         drive = torch.stack([torch.matmul(effect, weights) for weights in prepared.weights])
         half = (curves + 1) // 2
-        level = self.levels.exp()[:, None, None, None, :]
+        level = prepared.levels[:, None, None, None, :]
         drive = torch.cat([drive[..., :half], level * torch.tanh(drive[..., half:] / level)], dim=-1)
         drive = drive.reshape(members, batch, self.actions, samples, horizon, curves)
         changed = drive.permute(0, 1, 3, 4, 2, 5).flatten(-2)

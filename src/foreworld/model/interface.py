@@ -7,7 +7,7 @@ planner then compares nothing but the models.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 from torch import Tensor
 
@@ -39,6 +39,18 @@ class Ready(Protocol):
 
     def select(self, index: Tensor) -> Self:
         """That of some subjects."""
+
+
+@runtime_checkable
+class Holding(Protocol):
+    """What a `Ready` may offer besides, to answer plans of a few amounts each faster."""
+
+    def hold(self, blocks: tuple[int, ...]) -> Ready:
+        """Ready for actions [B, S, N, A] that are held over blocks of the grid's intervals.
+
+        Args:
+            blocks: Last interval of each of the N blocks, exclusive.
+        """
 
 
 class Sizes(Protocol):

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from foreworld.episodes.options import Options
-from foreworld.episodes.schema import Role, Schema
+from foreworld.episodes.schema import Channel, Role, Schema
 from foreworld.errors import InputError, SchemaError
 from foreworld.model.belief import Belief, History
 from foreworld.model.dynamics import HorizonGrid, Prepared, ResponseDynamics
@@ -249,7 +249,12 @@ class WorldModel(nn.Module):
         return self._prepare(belief, exogenous, points).readable(2 * len(self.quantities) + self.n_categories)
 
     def respond(self, prepared: Prepared, actions: Tensor, points: Tensor | None = None) -> Tensor:
-        """The rest of `predict`: latents [E, B, S, H, 2 Q + K] of candidates [B, S, H, A], ready to be read."""
+        """The rest of `predict`: latents [E, B, S, H, 2 Q + K] of candidates [B, S, H, A], ready to be read.
+
+        After `Prepared.hold` candidates have one amount for each block.
+        """
+        if prepared.held is not None:
+            return prepared.held.respond(actions)
         out = self.dynamics.respond(prepared, actions)
         size = self.sizes if points is None else self.sizes[points]
         q = len(self.quantities)
@@ -268,9 +273,10 @@ class WorldModel(nn.Module):
     def read_scale(self, latents: Tensor) -> dict[str, Tensor]:
         """Predicted standard deviations in units: latents [..., D] to {quantity: [...]}."""
         q, scales = len(self.quantities), {}
-        for i, (name, value) in enumerate(self.read(latents).items()):
+        for i, name in enumerate(self.quantities):
             share = torch.exp(torch.clamp(latents[..., q + i], -6.0, 3.0)) * self.features.scale_of(name)
-            scales[name] = share * value if self.schema[name].log else share
+            log = self.schema[name].log
+            scales[name] = share * self.features.to_units(name, latents[..., i]) if log else share
         return scales
 
     def category_logits(self, latents: Tensor) -> dict[str, Tensor]:
@@ -299,16 +305,18 @@ class WorldModel(nn.Module):
             at, k = _offset(self.schema, self.config.categories[0]), self.n_categories
             present = belief.recent[:, -1, at : at + k].argmax(-1)
         prepared = self.dynamics.prepare(self.context(belief), exogenous, points)
-        return replace(prepared, last=belief.last, present=present)
+        sizes = self.sizes if points is None else self.sizes[points]
+        return replace(prepared, sizes=sizes, last=belief.last, present=present)
 
-    def _normalise(self, channels: tuple[object, ...], belief: Belief, raw: Tensor) -> Tensor:
+    def _normalise(self, channels: tuple[Channel, ...], belief: Belief, raw: Tensor) -> Tensor:
         f = self.features
-        per = {c.name: self._raw_static(belief, c.name) for c in f.statics}
+        needed = {channel.per for channel in channels}
+        per = {c.name: self._raw_static(belief, c.name) for c in f.statics if c.name in needed}
         parts, at = [], 0
         for channel in channels:
-            width = channel.size  # type: ignore[attr-defined]
-            part = raw[..., at] if channel.shape == () else raw[..., at : at + width]  # type: ignore[attr-defined]
-            parts.append(f.normalise(channel, part, per))  # type: ignore[arg-type]
+            width = channel.size
+            part = raw[..., at] if channel.shape == () else raw[..., at : at + width]
+            parts.append(f.normalise(channel, part, per))
             at += width
         return torch.cat(parts, dim=-1)
 

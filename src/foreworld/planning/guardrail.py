@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -92,32 +93,27 @@ class StateGuardrail(Guardrail):
         if not 1 <= self.start <= self.horizon:
             raise InputError(f"guardrail {self.name}: start {self.start} must lie in 1..horizon {self.horizon}")
 
-    def counted(self, points: Tensor) -> Tensor:
-        """[H] bool: the horizon points that count."""
-        return (points >= self.start) & (points <= self.horizon)
-
     def predicted(self, forecast: Forecast) -> tuple[Tensor, Tensor]:
         """Least predicted distance from the bound [B, S], before tightening, and the predicted scale there.
 
         Where the horizon lies between two points of the grid, its end is read off the line between them.
         """
-        points = forecast.points
-        counted, after = self.counted(points), int(torch.searchsorted(points, self.horizon))
-        if after == len(points) or not (counted.any() or after):
+        points = forecast.points.tolist()
+        first, after = bisect_left(points, self.start), bisect_left(points, self.horizon)
+        if after == len(points) or not (after or points[after] == self.horizon):
             raise InputError(
                 f"guardrail {self.name}: its steps {self.start}..{self.horizon} are not covered by the model's "
-                f"horizon points {points.tolist()}"
+                f"horizon points {points}"
             )
         mean, scale = forecast.mean[self.quantity], forecast.scale[self.quantity]
-        ends = int(points[after]) != self.horizon
 
         def along(values: Tensor) -> Tensor:
-            if not ends:
-                return values[..., counted]
-            before = int(points[after - 1])
-            share = (self.horizon - before) / (int(points[after]) - before)
+            if points[after] == self.horizon:
+                return values[..., first : after + 1]
+            before = points[after - 1]
+            share = (self.horizon - before) / (points[after] - before)
             end = values[..., after - 1] + share * (values[..., after] - values[..., after - 1])
-            return torch.cat([values[..., counted], end[..., None]], dim=-1)
+            return torch.cat([values[..., first:after], end[..., None]], dim=-1)
 
         sign = 1.0 if self.sense == "at_least" else -1.0
         distance = sign * (along(mean) - self.bound)

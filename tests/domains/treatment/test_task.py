@@ -6,6 +6,7 @@ import torch
 
 from foreworld.agent.check import Checker, Measured
 from foreworld.domains.treatment.limits import InsulinLimits
+from foreworld.domains.treatment.remembered import remembered
 from foreworld.domains.treatment.rules import insulin_rules
 from foreworld.domains.treatment.schema import SCHEMA
 from foreworld.domains.treatment.task import DoseLimit, InsulinTask, action_space, dose_limit
@@ -160,3 +161,19 @@ def test_the_last_resort_and_suggestions_are_finite_in_every_state():
     space = task.space(HorizonGrid.geometric(fine=8, last=48), history)
     assert torch.isfinite(task.suggestions(space, history)).all()
     assert (task.last_resort(history) == 0).all()
+
+
+def test_an_answer_is_remembered_for_one_history_and_its_limits():
+    asked = []
+
+    @remembered
+    def answer(history, limits):
+        asked.append(history)
+        return np.zeros(len(history))
+
+    records = (random_history(np.random.default_rng(seed), 12, 3) for seed in range(2))
+    first, second = (History.from_arrays(SCHEMA, *record) for record in records)
+    for history in (first, first, second, second):
+        answer(history, InsulinLimits())
+    answer(second, InsulinLimits(dia=360.0))
+    assert [id(history) for history in asked] == [id(first), id(second), id(second)]

@@ -5,7 +5,6 @@ It is a second account of `rules.insulin_rules` and never the last word: the che
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,25 +13,14 @@ import numpy as np
 from foreworld.agent.check import CLOCK
 from foreworld.agent.check_rules import StaticRange
 from foreworld.domains.treatment.limits import InsulinLimits, insulin_on_board
+from foreworld.domains.treatment.remembered import remembered
 from foreworld.domains.treatment.rules import insulin_rules
 from foreworld.domains.treatment.schema import STEP_MINUTES
 from foreworld.model.belief import History
 
-_LAST: list[tuple[weakref.ref[History], InsulinLimits, np.ndarray]] = []
 
-
+@remembered
 def dose_limit(history: History, limits: InsulinLimits) -> np.ndarray:
-    """As `work_out`, remembered for the last history: a planner asks again for every round of candidates."""
-    if _LAST:
-        asked, with_limits, found = _LAST[0]
-        if asked() is history and with_limits == limits:
-            return found
-    found = work_out(history, limits)
-    _LAST[:] = [(weakref.ref(history), limits, found)]
-    return found
-
-
-def work_out(history: History, limits: InsulinLimits) -> np.ndarray:
     """Greatest dose of the coming 5 minutes, [B] U, from what was measured and done.
 
     The rules are those of `rules.insulin_rules`; what cannot be known allows no insulin, or the profile basal where

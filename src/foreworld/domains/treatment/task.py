@@ -12,6 +12,7 @@ from foreworld.domains.treatment.dose_limit import dose_limit, greatest_basal
 from foreworld.domains.treatment.dosing import History as Past
 from foreworld.domains.treatment.fallback import Fallback
 from foreworld.domains.treatment.limits import InsulinLimits
+from foreworld.domains.treatment.remembered import remembered
 from foreworld.domains.treatment.schema import STEP_MINUTES
 from foreworld.domains.treatment.tables import Patients
 from foreworld.forecast.forecaster import Forecast, Imagined
@@ -139,12 +140,13 @@ def action_space(grid: HorizonGrid, history: History, limits: InsulinLimits) -> 
     return ActionSpace(grid, blocks, torch.zeros_like(upper)[..., None], upper[..., None], ("insulin",), warp=2.0)
 
 
-def fallback_dose(history: History, limits: InsulinLimits | None = None) -> np.ndarray:
+@remembered
+def fallback_dose(history: History, limits: InsulinLimits) -> np.ndarray:
     """[B] U: the standard of care's dose for the coming 5 minutes.
 
     Args:
         history: Regular steps of 5 minutes, equal lengths.
-        limits: Numbers of the insulin pack; the defaults if None.
+        limits: Numbers of the insulin pack.
     """
     values = {name: tensor.numpy().astype(np.float64) for name, tensor in history.values.items()}
     count = len(history)
@@ -160,7 +162,7 @@ def fallback_dose(history: History, limits: InsulinLimits | None = None) -> np.n
         cf=values["cf"],
     )
     past = Past(history.times[0].numpy(), values["cgm"], values["insulin"], values["carbs"])
-    return Fallback(limits=limits or InsulinLimits()).dose(people, past)
+    return Fallback(limits=limits).dose(people, past)
 
 
 class InsulinTask:

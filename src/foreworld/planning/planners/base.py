@@ -53,6 +53,11 @@ class Problem:
     def __len__(self) -> int:
         return len(self.imagined.belief)
 
+    @cached_property
+    def held(self) -> Imagined | None:
+        """The beliefs made ready for amounts that are held over the space's blocks, where the model offers it."""
+        return self.imagined.hold(self.space.blocks)
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -77,6 +82,19 @@ class Judged:
     violation: Tensor
     key: Tensor
 
+    def pick(self, candidate: int) -> Judged:
+        """One candidate of each subject, with S = 1."""
+        part = slice(candidate, candidate + 1)
+        return Judged(
+            self.blocks[:, part],
+            self.forecast.pick(torch.full((len(self.key),), candidate)),
+            self.cost[:, part],
+            {name: margin[:, part] for name, margin in self.margins.items()},
+            self.feasible[:, part],
+            self.violation[:, part],
+            self.key[:, part],
+        )
+
 
 def judge(problem: Problem, blocks: Tensor) -> Judged:
     """Forecast, cost and margins of candidates [B, S, K, A].
@@ -86,7 +104,10 @@ def judge(problem: Problem, blocks: Tensor) -> Judged:
             candidates.
     """
     actions = problem.space.expand(blocks)
-    forecast = problem.forecaster.forecast(problem.imagined, actions)
+    if problem.held is None:
+        forecast = problem.forecaster.forecast(problem.imagined, actions)
+    else:
+        forecast = problem.forecaster.forecast(problem.held, blocks)
     cost = problem.objective.cost(forecast, actions, problem.imagined)
     margins = {g.name: g.margin(forecast, actions, problem.history) for g in problem.guardrails}
     for what, values in (("the objective", cost), *((f"guardrail {name}", m) for name, m in margins.items())):
@@ -288,8 +309,8 @@ class Planner(ABC):
         best = Best.empty(problem)
         best.take(judge(problem, _first(problem)))
         self.search(problem, best)
-        chosen = judge(problem, best.blocks[:, None])
-        rejected = judge(problem, best.rejected[:, None])
+        both = judge(problem, torch.stack([best.blocks, best.rejected], dim=1))
+        chosen, rejected = both.pick(0), both.pick(1)
         cheaper = torch.isfinite(best.rejected_cost) & ~rejected.feasible[:, 0]
         cheaper &= ~chosen.feasible[:, 0] | (best.rejected_cost < chosen.cost[:, 0])
         provenance = {
