@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "[2/4] torch (the largest part)"
 	@$(PIP) '$(TORCH)'
 	@echo "[3/4] foreworld and its dependencies, at the versions of constraints.txt"
-	@$(PIP) -c constraints.txt -e '.[treatment,report,dev]'
+	@$(PIP) -c constraints.txt -e '.[treatment,report,scale,dev]'
 	@echo "[4/4] simglucose, for its tables of virtual patients"
 	@$(PIP) --no-deps '$(SIMULATOR)'
 	@touch $@

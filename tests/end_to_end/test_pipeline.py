@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from foreworld.agent.agent import ACTORS
-from foreworld.domains.treatment import parallel, prepare, prepared, protocols, track_protocol
+from foreworld.domains.treatment import prepare, prepared, protocols, track_protocol
 from foreworld.domains.treatment.calibrate import CalibrateConfig, load_forecaster
 from foreworld.domains.treatment.closed_loop import (
     STEPS_A_DAY,
@@ -30,6 +30,7 @@ from foreworld.domains.treatment.tables import TRAINING, UNSEEN, load_patients
 from foreworld.domains.treatment.tracks import TRACKS, LoopConfig
 from foreworld.episodes import EpisodeStore
 from foreworld.errors import InputError, MissingDataError
+from foreworld.evidence import parallel
 from foreworld.evidence.protocol import Evidence, Request
 from foreworld.evidence.rows import NAMES, Names
 from foreworld.evidence.samples import Samples

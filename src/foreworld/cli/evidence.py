@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,6 +53,7 @@ def evaluate(
     quick: Annotated[bool, Parameter(negative=())] = False,
     json: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     report: Path | None = None,
+    ray: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
 ) -> None:
     """Run an experiment, train what is not given, and print its table.
 
@@ -68,7 +69,10 @@ def evaluate(
         quick: A smoke run under a minute, whose figures mean nothing.
         json: Also write the figures to this file; `-` prints nothing but JSON on standard output.
         report: Also write a page, report.html, into this folder, and the protocol's figures if it has any.
+        ray: Fan arms and seeds out over the ray cluster at this address (host:port or auto); over this machine's cores
+            if no address is given. Needs the extra scale.
     """
+    from foreworld.evidence.heap import keep_heap
     from foreworld.evidence.protocol import Request
 
     if json is not None and json != "-":
@@ -78,7 +82,9 @@ def evaluate(
     shown = ", ".join(request.arms or experiment.arms)
     note(f"{experiment.name}: arms {shown}; seeds {seeds}{'; quick' if quick else ''}")
     # A protocol's own words must not get between the lines of JSON.
-    with heartbeat(experiment.name), redirect_stdout(sys.stderr) if json == "-" else nullcontext():
+    quiet = redirect_stdout(sys.stderr) if json == "-" else nullcontext()
+    keep_heap()
+    with heartbeat(experiment.name), quiet, _place(ray):
         evidence = experiment.evaluate(request)
     if json == "-":
         say(evidence.to_json())
@@ -137,6 +143,17 @@ def _numbers(text: str) -> tuple[int, ...]:
         return tuple(int(word) for word in text.split(",") if word.strip())
     except ValueError:
         raise InputError(f"seeds {text!r} are no whole numbers; write them with commas, such as 0,1,2") from None
+
+
+def _place(ray: list[str] | None) -> AbstractContextManager[None]:
+    """Where the jobs run: here, or on a ray cluster."""
+    if ray is None:
+        return nullcontext()
+    from foreworld.evidence.on_ray import on_ray
+
+    if len(ray) > 1:
+        raise InputError(f"--ray takes one address, not {', '.join(ray)}; a cluster has one head")
+    return on_ray(ray[0] if ray else None)
 
 
 def _writable(path: Path, option: str = "--json", what: str = "figures") -> None:

@@ -20,6 +20,7 @@ import torch
 
 from foreworld.agent import canonical
 from foreworld.errors import InputError
+from foreworld.evidence.parallel import cpu_seconds
 from foreworld.evidence.report import Picture
 from foreworld.evidence.rows import FORMAT, NAMES, Evidence, Names, Row, align
 from foreworld.evidence.samples import Samples
@@ -50,12 +51,6 @@ def machine() -> str:
         f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {platform.system()}, "
         f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}"
     )
-
-
-def cpu_seconds() -> float:
-    """CPU time of this process and of its children that ended."""
-    spent = os.times()
-    return spent.user + spent.system + spent.children_user + spent.children_system
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from foreworld.domains.treatment.figures import DayExample, DayForecast, Horizon
 from foreworld.domains.treatment.forecast_arms import ForecasterArm, Persistence
 from foreworld.domains.treatment.forecasting import Arm, ForecastConfig, record_therapy, score
 from foreworld.domains.treatment.pages import ReportData, write_report
-from foreworld.domains.treatment.parallel import cores, run_all
 from foreworld.domains.treatment.prepare import DEMO, Recipe, prepare
 from foreworld.domains.treatment.prepared import GROUPS
 from foreworld.domains.treatment.scenario import ScenarioConfig
@@ -25,6 +24,7 @@ from foreworld.domains.treatment.tables import load_patients
 from foreworld.domains.treatment.task import guardrails
 from foreworld.domains.treatment.track_protocol import LOOP_METRICS
 from foreworld.domains.treatment.tracks import LoopConfig
+from foreworld.evidence.parallel import cores, run_all
 from foreworld.evidence.protocol import machine
 from foreworld.evidence.rows import NAMES, Names
 from foreworld.evidence.samples import Samples

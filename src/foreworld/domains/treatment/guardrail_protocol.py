@@ -20,12 +20,12 @@ from foreworld.domains.treatment.closed_loop import groups_of, subjects_of
 from foreworld.domains.treatment.collect import cohort
 from foreworld.domains.treatment.figure_reliability import reliability_pictures
 from foreworld.domains.treatment.loop import insulin_agent
-from foreworld.domains.treatment.parallel import run_all
 from foreworld.domains.treatment.prepare import FULL
 from foreworld.domains.treatment.prepared import GROUPS, prepare_all
 from foreworld.domains.treatment.scenario import ScenarioConfig
 from foreworld.domains.treatment.tables import Patients, load_patients
 from foreworld.domains.treatment.task import guardrails
+from foreworld.evidence.parallel import run_all
 from foreworld.evidence.protocol import Protocol, Request
 from foreworld.evidence.report import Picture
 from foreworld.evidence.rows import NAMES, Evidence, Names, Row

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from foreworld.domains.treatment.parallel import run_all
 from foreworld.domains.treatment.policies.made import POLICY_ARMS, make_policy, policy_config, policy_name
 from foreworld.domains.treatment.prepare import FULL, QUICK, Recipe, collected, learned, prepare, silent_folder
+from foreworld.evidence.parallel import run_all
 from foreworld.evidence.protocol import Request
 
 # Arms that need the world model, and those that are fitted on the store itself.

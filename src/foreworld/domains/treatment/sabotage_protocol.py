@@ -14,7 +14,6 @@ from foreworld.domains.treatment.calibrate import load_forecaster
 from foreworld.domains.treatment.closed_loop import Job, groups_of, run_job, subjects_of
 from foreworld.domains.treatment.collect import CollectConfig
 from foreworld.domains.treatment.loop import insulin_agent, run_agent
-from foreworld.domains.treatment.parallel import run_all
 from foreworld.domains.treatment.prepare import FULL, Recipe, prepare
 from foreworld.domains.treatment.prepared import models_folder, prepare_all
 from foreworld.domains.treatment.sabotage import KINDS, sabotage
@@ -23,6 +22,7 @@ from foreworld.domains.treatment.schema import STEP_MINUTES
 from foreworld.domains.treatment.simulator import Simulator
 from foreworld.domains.treatment.tables import load_patients
 from foreworld.domains.treatment.tracks import LoopConfig
+from foreworld.evidence.parallel import run_all
 from foreworld.evidence.protocol import Protocol, Request
 from foreworld.evidence.rows import NAMES, Names, Row
 from foreworld.evidence.samples import Samples

@@ -11,13 +11,13 @@ import numpy as np
 from foreworld.domains.treatment.closed_loop import Job, Run, add_samples, groups_of, run_job, subjects_of
 from foreworld.domains.treatment.metrics import UNITS
 from foreworld.domains.treatment.oref0_bridge import require_oref0
-from foreworld.domains.treatment.parallel import run_all
 from foreworld.domains.treatment.policies.made import POLICY_ARMS
 from foreworld.domains.treatment.policies.offline_rl import require_offline_rl
 from foreworld.domains.treatment.prepare import FULL
 from foreworld.domains.treatment.prepared import DATA_ARMS, GROUPS, MODEL_ARMS, prepare_all, recipe_of
 from foreworld.domains.treatment.tracks import TRACKS, Track
 from foreworld.errors import MissingDataError
+from foreworld.evidence.parallel import run_all
 from foreworld.evidence.protocol import Protocol, Request
 from foreworld.evidence.rows import NAMES, Names, Row
 from foreworld.evidence.samples import Samples

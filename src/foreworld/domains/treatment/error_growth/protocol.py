@@ -23,13 +23,13 @@ from foreworld.domains.treatment.error_growth.logs import Log
 from foreworld.domains.treatment.forecast_arms import ForecasterArm, Persistence
 from foreworld.domains.treatment.forecast_protocol import histories_of
 from foreworld.domains.treatment.forecasting import DAY, Arm, ForecastConfig, record_therapy, scored_moments
-from foreworld.domains.treatment.parallel import run_all
 from foreworld.domains.treatment.prepare import FULL, RECIPE
 from foreworld.domains.treatment.prepared import Prepared, models_folder, prepare_all, recipe_of
 from foreworld.domains.treatment.schema import STEP_MINUTES
 from foreworld.domains.treatment.settings import MODEL
 from foreworld.domains.treatment.tables import Patients, load_patients
 from foreworld.episodes.files import one_writer, read_json
+from foreworld.evidence.parallel import run_all
 from foreworld.evidence.protocol import Protocol, Request
 from foreworld.evidence.rows import NAMES, Names, Row
 from foreworld.evidence.samples import Samples

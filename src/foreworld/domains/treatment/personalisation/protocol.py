@@ -13,7 +13,6 @@ from foreworld.domains.treatment.calibrate import load_forecaster
 from foreworld.domains.treatment.closed_loop import STEPS_A_DAY, groups_of, subjects_of
 from foreworld.domains.treatment.forecasting import ForecastScores, record_therapy
 from foreworld.domains.treatment.loop import Loop, insulin_agent, planner_share, run_agent
-from foreworld.domains.treatment.parallel import run_all
 from foreworld.domains.treatment.personalisation.figure import pictures
 from foreworld.domains.treatment.personalisation.known import scores_by_days
 from foreworld.domains.treatment.personalisation.settings import ARMS, QUICK, PersonalisationConfig, forecaster_of
@@ -31,6 +30,7 @@ from foreworld.domains.treatment.prepared import GROUPS, prepare_all
 from foreworld.domains.treatment.scenario import Scenario
 from foreworld.domains.treatment.simulator import Simulator
 from foreworld.domains.treatment.tables import Patients, load_patients
+from foreworld.evidence.parallel import run_all
 from foreworld.evidence.protocol import Protocol, Request
 from foreworld.evidence.rows import NAMES, Names, Row
 from foreworld.evidence.samples import Samples

@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from foreworld.domains.treatment.parallel import run_all
 from foreworld.domains.treatment.prepared import models_folder
 from foreworld.domains.treatment.tumour.growth import DEATH, Patients
 from foreworld.domains.treatment.tumour.therapy import HORIZON, Chance, collect, training, treat
@@ -21,6 +20,7 @@ from foreworld.domains.treatment.tumour_benchmark.branches import Branches, Plan
 from foreworld.domains.treatment.tumour_benchmark.comparators import filtered, network_volumes, train_network
 from foreworld.domains.treatment.tumour_benchmark.predict import FORESEE, Predict
 from foreworld.episodes.files import one_writer
+from foreworld.evidence.parallel import run_all
 from foreworld.evidence.protocol import Protocol, Request
 from foreworld.evidence.rows import NAMES, Names, Row
 from foreworld.evidence.samples import Samples
