@@ -3,7 +3,7 @@
 A planner asks for hundreds of candidates of a few amounts each. The impulse responses to a block's intervals, their
 mixture, the levels of the curves, the gains and the typical changes do not depend on the candidate, so they are
 multiplied out once; a candidate then costs two small products and one bend of the saturating curves. What comes out is
-what the long way gives (`WorldModel.respond`), but for the order of sums: within 1e-6 in normalised units.
+what the long way gives (`WorldModel.respond`), but for the order of sums: within 1e-6 of its size.
 """
 
 from __future__ import annotations
