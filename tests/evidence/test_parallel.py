@@ -46,7 +46,7 @@ def test_jobs_go_elsewhere_within_the_block_and_what_they_took_there_counts():
     with elsewhere(place):
         before = cpu_seconds()
         assert [found[0] for found in run_all(square, [5], 1)] == [25]
-        assert cpu_seconds() - before >= 1000.0
+        assert cpu_seconds() - before > 999.0
     list(run_all(square, [5], 1))
     assert place.cpu_seconds == 1000.0 and cpu_seconds() < before + 900.0
 
