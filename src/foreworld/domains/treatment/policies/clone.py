@@ -21,11 +21,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional
 
-from foreworld.domains.treatment.dosing import FloatArray, basal_step, dose_cap
+from foreworld.domains.treatment.dosing import FloatArray
+from foreworld.domains.treatment.policies.controller import PolicyController
 from foreworld.domains.treatment.policies.network import Network, Policy, standard
-from foreworld.domains.treatment.policies.state import BOLUS, STEPS_AN_HOUR, StateConfig, States, decisions, states
-from foreworld.domains.treatment.simulator import Observation
-from foreworld.domains.treatment.tables import Patients
+from foreworld.domains.treatment.policies.state import BOLUS, STEPS_AN_HOUR, StateConfig, decisions, states
 from foreworld.domains.treatment.windows import windows_at
 from foreworld.errors import InputError
 from foreworld.model.belief import History
@@ -57,25 +56,13 @@ class CloneConfig(BaseModel):
     seed: int = 0
 
 
-class Clone:
+class Clone(PolicyController):
     """A policy of `train_clone` as a `Controller`."""
 
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
-        self._states = States(policy.state)
-
-    def reset(self, patients: Patients) -> None:
-        """See `Controller`."""
-        self._states.reset(patients)
-        self._basal, self._cap = basal_step(patients), dose_cap(patients)
-
-    def act(self, seen: Observation) -> FloatArray:
-        """See `Controller`."""
-        with torch.no_grad():
-            steps = imitated(self.policy.network(self._states.see(seen))).double().numpy()
-        dose: FloatArray = np.minimum(self._basal * steps, self._cap)
-        self._states.done(dose)
-        return dose
+    def steps(self, output: Tensor) -> FloatArray:
+        """See `PolicyController`."""
+        found: FloatArray = imitated(output).double().numpy()
+        return found
 
 
 def imitated(out: Tensor) -> Tensor:

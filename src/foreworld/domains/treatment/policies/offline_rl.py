@@ -24,20 +24,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
-from foreworld.domains.treatment.dosing import FloatArray, basal_step, dose_cap
+from foreworld.domains.treatment.dosing import FloatArray
 from foreworld.domains.treatment.metrics import high_risk, low_risk
+from foreworld.domains.treatment.policies.controller import PolicyController
 from foreworld.domains.treatment.policies.network import Policy, load_policy
 from foreworld.domains.treatment.policies.state import (
     StateConfig,
-    States,
     basal_steps,
     decisions,
     relative_dose,
     states,
 )
-from foreworld.domains.treatment.simulator import Observation
-from foreworld.domains.treatment.tables import Patients
 from foreworld.domains.treatment.windows import windows_at
 from foreworld.errors import ForeworldError, InputError, MissingDataError
 from foreworld.model.belief import History
@@ -83,25 +82,12 @@ class OfflineRLConfig(BaseModel):
     seed: int = 0
 
 
-class OfflineRL:
+class OfflineRL(PolicyController):
     """A policy of `train_offline_rl` as a `Controller`."""
 
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
-        self._states = States(policy.state)
-
-    def reset(self, patients: Patients) -> None:
-        """See `Controller`."""
-        self._states.reset(patients)
-        self._basal, self._cap = basal_step(patients), dose_cap(patients)
-
-    def act(self, seen: Observation) -> FloatArray:
-        """See `Controller`."""
-        with torch.no_grad():
-            action = torch.tanh(self.policy.network(self._states.see(seen)))[:, 0].double().numpy()
-        dose: FloatArray = np.minimum(self._basal * basal_steps(action, self.policy.state), self._cap)
-        self._states.done(dose)
-        return dose
+    def steps(self, output: Tensor) -> FloatArray:
+        """See `PolicyController`."""
+        return basal_steps(torch.tanh(output)[:, 0].double().numpy(), self.policy.state)
 
 
 def transitions(histories: Sequence[History], config: OfflineRLConfig) -> dict[str, np.ndarray]:
