@@ -51,7 +51,7 @@ RISK = 10.0  # what a reward of -1 stands for; the risk of 180 mg/dL is about 8
 
 
 class OfflineRLConfig(BaseModel):
-    """What is exported and how it is trained on.
+    """What is exported and how it is trained on; the defaults were chosen on the `tune` cohort, see the peer's README.
 
     Attributes:
         state: What is read.
@@ -71,14 +71,14 @@ class OfflineRLConfig(BaseModel):
 
     state: StateConfig = StateConfig()
     share: float = Field(default=1.0 / 8.0, gt=0, le=1)
-    ahead: int = Field(default=6, ge=1)
+    ahead: int = Field(default=12, ge=1)
     gamma: float = Field(default=0.99, gt=0, lt=1)
-    alpha: float = Field(default=2.5, ge=0)
+    alpha: float = Field(default=5.0, ge=0)
     smoothing: float = Field(default=0.05, ge=0)
-    hidden: tuple[int, ...] = Field(default=(256, 256), min_length=1)
-    steps: int = Field(default=40000, ge=1)
+    hidden: tuple[int, ...] = Field(default=(128, 128), min_length=1)
+    steps: int = Field(default=20000, ge=1)
     batch: int = Field(default=256, ge=1)
-    lr: float = Field(default=3e-4, gt=0)
+    lr: float = Field(default=1e-3, gt=0)
     seed: int = 0
 
 
