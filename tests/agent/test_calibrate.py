@@ -54,6 +54,17 @@ def test_bands_need_subjects():
     fit_bands(moments(9, 0, missing=0.0), 0.9)
 
 
+def test_a_band_counts_subjects_and_not_how_often_each_was_seen():
+    seen = moments(300, 0, missing=0.0)
+    seen.scale["cgm"][:] = 1.0
+    # Twenty subjects, the last of whom has most of the moments and errs ten times as much.
+    subject = torch.clamp(torch.arange(300), max=19)
+    error = torch.where(subject == 19, 10.0, 1.0)[:, None].expand(-1, HORIZON)
+    told = replace(seen, truth={"cgm": seen.mean["cgm"] + error}, subject=subject)
+    np.testing.assert_allclose(fit_bands(told, 0.9)["cgm"], 1.0, rtol=1e-4)
+    np.testing.assert_allclose(fit_bands(replace(told, subject=torch.arange(300)), 0.9)["cgm"], 10.0, rtol=1e-4)
+
+
 @pytest.mark.parametrize("part", ["mean", "scale"])
 def test_a_forecast_that_is_not_finite_is_no_missing_outcome(part):
     broken = moments(100, 0)

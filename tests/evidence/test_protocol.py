@@ -214,6 +214,20 @@ def test_root_mean_squares_and_maxima_pool_as_they_should():
     assert (rows["train_cpu_seconds"].value, rows["train_cpu_seconds"].low) == (30.0, None)
 
 
+def test_root_mean_squares_differ_by_their_roots_and_never_mix_with_means():
+    samples = Samples((0, 1))
+    for seed, scale in ((0, 1.0), (1, 4.0)):
+        for arm, errors in (("arx", [9.0, 25.0]), ("bb", [4.0, 16.0])):
+            samples.add(arm, "rmse_30", seed, ["a", "b"], [scale * e for e in errors], unit="mg/dL", how="rms")
+    found = samples.difference("arx", "bb", "rmse_30")
+    assert found.value == pytest.approx(np.sqrt(2.5 * 17.0) - np.sqrt(2.5 * 10.0))
+    assert found.low <= found.value < found.high
+    one = np.sqrt(17.0) - np.sqrt(10.0)
+    assert samples.differences_by_seed("arx", "bb", "rmse_30") == pytest.approx((one, 2.0 * one))
+    with pytest.raises(InputError, match="no mean of equally weighted"):
+        samples.share_of_gap("arx", "bb", "bb", "rmse_30")
+
+
 @pytest.mark.parametrize(
     "changes",
     [

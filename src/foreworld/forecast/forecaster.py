@@ -275,7 +275,6 @@ class Forecaster:
 
         After `Imagined.hold` one for each block.
 
-
         Where the model gives NaN or infinite values the forecast is NaN, which no guardrail lets pass
         (`require_finite` raises).
         """

@@ -7,6 +7,7 @@ It stands where the model stands: same schema, grid, calibration and planner.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -22,7 +23,7 @@ from foreworld.model.interface import Sizes
 from foreworld.model.world_model import WorldModel
 
 
-class Around:
+class Around(ABC):
     """Answers as the world model inside it does; subclasses differ in what the belief is made of.
 
     Args:
@@ -43,9 +44,9 @@ class Around:
         self.model.eval()
         return self
 
+    @abstractmethod
     def encode(self, history: History) -> Any:
         """The belief at the end of each history."""
-        raise NotImplementedError
 
     def normalise_actions(self, belief: Any, actions: Tensor) -> Tensor:
         """As the model."""
