@@ -3,7 +3,8 @@
     python benchmarks/treatment.py [--seeds 0,1] [--only t1d-announced,forecast]
 
 Models are trained once for each seed and reused (`runs/models`). A protocol whose result is already there, with the
-same hash and seeds, is not run again; remove its file to repeat it. Expect an hour on two cores.
+same hash and seeds, is not run again; remove its file to repeat it. Finished runs of a track are in `runs/kept`. Expect an
+hour on two cores.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 from pathlib import Path
 
 from foreworld.domains.treatment.protocols import PROTOCOLS
+from foreworld.evidence.kept import Kept
 from foreworld.evidence.protocol import Evidence, Request
 
 RESULTS = Path(__file__).parent / "results"
@@ -36,7 +38,8 @@ def main() -> None:
             evidence = Evidence.load(path, protocol.names)
         if not path.exists() or (evidence.hash, evidence.seeds) != (protocol.hash, seeds):
             print(f"== {protocol.name}, seeds {options.seeds}", flush=True)
-            evidence = protocol.evaluate(Request(seeds=seeds))
+            kept = Kept("runs/kept") if protocol.keeps else None
+            evidence = protocol.evaluate(Request(seeds=seeds, kept=kept))
             evidence.save(path)
         group = "unseen" if any(row.group == "unseen" for row in evidence.rows) else "all"
         shown.append(evidence.table(group, HEADLINES[name]))

@@ -53,6 +53,8 @@ def evaluate(
     quick: Annotated[bool, Parameter(negative=())] = False,
     json: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     report: Path | None = None,
+    kept: Path | None = None,
+    trust: str | None = None,
     ray: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
 ) -> None:
     """Run an experiment, train what is not given, and print its table.
@@ -69,16 +71,23 @@ def evaluate(
         quick: A smoke run under a minute, whose figures mean nothing.
         json: Also write the figures to this file; `-` prints nothing but JSON on standard output.
         report: Also write a page, report.html, into this folder, and the protocol's figures if it has any.
+        kept: Keep finished runs in this folder, and take those that are there: an interrupted evaluation goes on.
+        trust: Arms, with commas, whose kept runs are taken although foreworld's source has changed since; the figures
+            say so.
         ray: Fan arms and seeds out over the ray cluster at this address (host:port or auto); over this machine's cores
             if no address is given. Needs the extra scale.
     """
     from foreworld.evidence.heap import keep_heap
+    from foreworld.evidence.kept import Kept
     from foreworld.evidence.protocol import Request
 
     if json is not None and json != "-":
         _writable(Path(json))
     experiment = _protocol(protocol)
-    request = Request(_words(arms), _numbers(seeds), subjects, quick, model, data)
+    if trust is not None and kept is None:
+        raise InputError("--trust is about kept runs; give their folder with --kept")
+    runs = None if kept is None else Kept(kept, _words(trust) or ())
+    request = Request(_words(arms), _numbers(seeds), subjects, quick, model, data, runs)
     shown = ", ".join(request.arms or experiment.arms)
     note(f"{experiment.name}: arms {shown}; seeds {seeds}{'; quick' if quick else ''}")
     # A protocol's own words must not get between the lines of JSON.

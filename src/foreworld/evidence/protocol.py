@@ -20,6 +20,7 @@ import torch
 
 from foreworld.agent import canonical
 from foreworld.errors import InputError
+from foreworld.evidence.kept import Kept
 from foreworld.evidence.parallel import cpu_seconds
 from foreworld.evidence.report import Picture
 from foreworld.evidence.rows import FORMAT, NAMES, Evidence, Names, Row, align
@@ -64,6 +65,7 @@ class Request:
         quick: a smoke run under a minute, whose figures mean nothing.
         model: a trained model's folder; None trains what is needed.
         data: a store of episodes; None collects what is needed.
+        kept: finished runs; None keeps none.
     """
 
     arms: tuple[str, ...] | None = None
@@ -72,6 +74,7 @@ class Request:
     quick: bool = False
     model: Path | None = None
     data: Path | None = None
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class Protocol:
         run: runs the arms of a request and gives the rows; called by `evaluate`.
         groups: the groups that it reports.
         pictures: draws figures from its evidence for a page, or None.
+        keeps: whether it takes finished runs from `Request.kept` and puts them there.
     """
 
     name: str
@@ -99,6 +103,7 @@ class Protocol:
     run: Callable[[Request], Sequence[Row]] = field(repr=False)
     groups: tuple[str, ...] = ("all",)
     pictures: Callable[[Evidence], Sequence[Picture]] | None = field(default=None, repr=False)
+    keeps: bool = False
 
     @property
     def hash(self) -> str:
@@ -120,7 +125,8 @@ class Protocol:
         """Run and wrap the rows.
 
         Raises:
-            InputError: an arm that the protocol does not know, no seed, a seed given twice, or fewer than one subject.
+            InputError: an arm that the protocol does not know, no seed, a seed given twice, fewer than one subject, or
+                runs to be kept of a protocol that keeps none.
         """
         for arm in request.arms or ():
             if arm not in self.arms:
@@ -129,6 +135,12 @@ class Protocol:
             raise InputError(f"seeds {request.seeds}: give at least one, each once")
         if request.subjects is not None and request.subjects < 1:
             raise InputError(f"subjects={request.subjects} must be at least 1")
+        if request.kept is not None:
+            if not self.keeps:
+                raise InputError(f"{self.name} keeps no finished runs; leave the option out")
+            for arm in request.kept.trusted:
+                if arm not in self.arms:
+                    raise InputError(f"trusted arm {arm!r} is not among those of {self.name}: {', '.join(self.arms)}")
         before = cpu_seconds()
         rows = tuple(self.run(request))
         return Evidence(
@@ -139,5 +151,6 @@ class Protocol:
             machine=machine(),
             cpu_seconds=cpu_seconds() - before,
             rows=rows,
+            notes=() if request.kept is None else request.kept.notes,
             names=self.names,
         )

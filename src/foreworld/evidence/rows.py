@@ -116,6 +116,7 @@ class Evidence(BaseModel):
         machine: what it ran on, without a host name.
         cpu_seconds: of this process and its children.
         rows: exactly one per arm, group and metric.
+        notes: what a reader must know besides, such as runs that were kept from other source; not stored if empty.
         names: which names are allowed; not stored.
     """
 
@@ -129,6 +130,7 @@ class Evidence(BaseModel):
     machine: str
     cpu_seconds: float = Field(ge=0.0)
     rows: tuple[Row, ...]
+    notes: tuple[str, ...] = Field(default=(), exclude_if=lambda notes: not notes)
     names: Names = Field(default=NAMES, exclude=True, repr=False)
 
     @model_validator(mode="after")
@@ -213,7 +215,7 @@ class Evidence(BaseModel):
         n = sorted({row.n for row in rows})
         counts = f"{n[0]}" if len(n) == 1 else f"{n[0]}-{n[-1]}" if n else "0"
         foot = f"n = {counts}, seeds {', '.join(map(str, self.seeds))}; 95 % intervals in brackets; {self.machine}"
-        return "\n".join([*align(lines), foot])
+        return "\n".join([*align(lines), foot, *self.notes])
 
     def compare(self, other: Evidence, group: str = "all") -> str:
         """Plain text: every figure of this group here, in `other`, and the change, for two runs of one protocol.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -107,6 +107,43 @@ class Samples:
         pool.values += given.tolist()
         pool.weights += share.tolist()
         pool.groups += belongs
+
+    def parts(self) -> list[dict[str, Any]]:
+        """All samples as plain JSON values, for `extend`."""
+        return [
+            {
+                "arm": arm,
+                "metric": metric,
+                "unit": pool.unit,
+                "how": pool.how,
+                "seeds": list(pool.seeds),
+                "subjects": list(pool.subjects),
+                "values": list(pool.values),
+                "weights": list(pool.weights),
+                "groups": [sorted(groups) for groups in pool.groups],
+            }
+            for (arm, metric), pool in self._pools.items()
+        ]
+
+    def extend(self, parts: Sequence[Mapping[str, Any]]) -> None:
+        """Add what `parts` gave; raises as `add`."""
+        for part in parts:
+            for seed in dict.fromkeys(part["seeds"]):
+                chosen = [at for at, found in enumerate(part["seeds"]) if found == seed]
+                subjects, values, weights, groups = (
+                    [part[name][at] for at in chosen] for name in ("subjects", "values", "weights", "groups")
+                )
+                self.add(
+                    part["arm"],
+                    part["metric"],
+                    seed,
+                    subjects,
+                    values,
+                    groups,
+                    unit=part["unit"],
+                    weights=weights,
+                    how=part["how"],
+                )
 
     def rows(self, *, repeats: int = REPEATS, seed: int = 0) -> list[Row]:
         """One row per arm, group and metric.

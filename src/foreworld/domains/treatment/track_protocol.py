@@ -5,8 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import torch
 
 from foreworld.domains.treatment.closed_loop import Job, Run, add_samples, groups_of, run_job, subjects_of
 from foreworld.domains.treatment.metrics import UNITS
@@ -17,6 +19,7 @@ from foreworld.domains.treatment.prepare import FULL
 from foreworld.domains.treatment.prepared import DATA_ARMS, GROUPS, MODEL_ARMS, prepare_all, recipe_of
 from foreworld.domains.treatment.tracks import TRACKS, Track
 from foreworld.errors import MissingDataError
+from foreworld.evidence.kept import folder_digest
 from foreworld.evidence.parallel import run_all
 from foreworld.evidence.protocol import Protocol, Request
 from foreworld.evidence.rows import NAMES, Names, Row
@@ -48,6 +51,7 @@ def protocol_of(track: Track) -> Protocol:
         metrics=LOOP_METRICS,
         run=_runner(track),
         groups=GROUPS,
+        keeps=True,
     )
 
 
@@ -113,12 +117,36 @@ def run_loop(
                 cost = np.full(len(subjects), spent)
                 samples.add(arm, "train_cpu_seconds", seed, subjects, cost, groups_of(subjects), unit="s", how="max")
     report(f"{track.name}: {len(jobs)} runs of {len(subjects)} patients, {config.days} days each")
-    for job, done in zip(jobs, run_all(run_job, jobs, workers=1 if request.quick else None), strict=True):
-        add_samples(samples, job, done)
+    kept, names = request.kept, samples.names
+    left = [job for job in jobs if kept is None or not kept.load(job.arm, _identity(track, job), samples)]
+    if len(left) < len(jobs):
+        report(f"{len(jobs) - len(left)} runs were kept")
+    for job, done in zip(left, run_all(run_job, left, workers=1 if request.quick else None), strict=True):
+        part = Samples((job.seed,), names)
+        add_samples(part, job, done)
+        samples.extend(part.parts())
+        if kept is not None:
+            kept.save(job.arm, _identity(track, job), part)
         taken(job, done)
         share = float(((done.bg >= 70.0) & (done.bg <= 180.0)).mean())
         report(f"{job.arm}, seed {job.seed}: time in range {share:.1%}, {done.cpu_seconds:.0f} CPU s")
     return samples
+
+
+def _identity(track: Track, job: Job) -> dict[str, Any]:
+    """Everything that shapes what a job gives, but the source."""
+    learned = job.arm in MODEL_ARMS or job.arm in DATA_ARMS or job.arm in POLICY_ARMS
+    return {
+        "protocol": protocol_of(track).hash,
+        "seed": job.seed,
+        "subjects": list(job.subjects),
+        "loop": job.config.model_dump(mode="json"),
+        "model": folder_digest(job.model) if job.arm in MODEL_ARMS else None,
+        "data": folder_digest(job.data) if job.arm in DATA_ARMS else None,
+        "policy": folder_digest(job.policy),
+        "calibrate": job.calibrate.model_dump(mode="json") if learned and job.calibrate is not None else None,
+        "torch": torch.__version__,
+    }
 
 
 def differences(samples: Samples, arms: Sequence[str]) -> list[Row]:
