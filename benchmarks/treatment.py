@@ -3,8 +3,8 @@
     python benchmarks/treatment.py [--seeds 0,1] [--only t1d-announced,forecast]
 
 Models are trained once for each seed and reused (`runs/models`). A protocol whose result is already there, with the
-same hash and seeds, is not run again; remove its file to repeat it. Finished runs of a track are in `runs/kept`. Expect an
-hour on two cores.
+same hash and seeds, is not run again; remove its file to repeat it. Finished runs of a track are in `runs/kept`.
+Expect an hour on two cores.
 """
 
 from __future__ import annotations
