@@ -285,7 +285,7 @@ def test_memory_holds_what_was_believed_done_and_expected(forecaster, past):
         np.testing.assert_array_equal(entry.margins["dose_limit"], step.margins[:, 2])
         np.testing.assert_array_equal(entry.cost, chosen.cost[:, 0])
         assert torch.equal(entry.belief.time, torch.full((7,), entry.time, dtype=torch.float64))
-    assert set(kept[0].margins) == {"predicted_low", "predicted_very_low", "dose_limit"}
+    assert set(kept[0].margins) == {"predicted_low", "predicted_very_low", "dose_limit", "covered_dose"}
     assert kept[-1].belief is agent.belief
 
 

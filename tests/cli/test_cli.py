@@ -232,7 +232,7 @@ def test_plan_as_json_is_nothing_but_json(capsys, model):
     content = json.loads(out)
     assert code == 0 and content["refused"] is False and content["actor"] == "planner"
     assert content["now"]["insulin"]["unit"] == "U" and content["now"]["insulin"]["value"] >= 0
-    assert set(content["guardrails"]) == {"predicted_low", "predicted_very_low", "dose_limit"}
+    assert set(content["guardrails"]) == {"predicted_low", "predicted_very_low", "dose_limit", "covered_dose"}
     assert all(rail["holds"] for rail in content["guardrails"].values())
     assert len(content["forecast"]["cgm"]["mean"]) == len(content["plan"]["insulin"]) == len(content["plan"]["minutes"])
 

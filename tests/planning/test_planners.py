@@ -1,3 +1,5 @@
+from dataclasses import dataclass, replace
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -6,7 +8,8 @@ from hypothesis import strategies as st
 from foreworld.conformance import check_planner
 from foreworld.conformance.toy import Needle, ToyObjective, select, toy_problem
 from foreworld.errors import InputError
-from foreworld.planning.plan import Plan
+from foreworld.planning.guardrail import Guardrail
+from foreworld.planning.plan import Plan, Reason, Refusal
 from foreworld.planning.planners.base import judge, uniforms
 from foreworld.planning.planners.cem import CEMConfig, CEMPlanner
 from foreworld.planning.planners.exhaustive import ExhaustiveConfig, ExhaustivePlanner
@@ -126,6 +129,37 @@ def test_a_broken_subject_does_not_change_its_neighbour():
     for planner in PLANNERS.values():
         together, alone = planner.plan(problem), planner.plan(select(problem, torch.tensor([0])))
         torch.testing.assert_close(together.first[:1], alone.first, atol=1e-5, rtol=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blind(Guardrail):
+    """Never held, and of little action nothing can be told."""
+
+    blind_below: float
+
+    def margin(self, forecast, actions, history):
+        pushed = actions[:, :, 0, 0]
+        return torch.where(pushed < self.blind_below, torch.nan, -10.0 - pushed)
+
+
+@pytest.mark.parametrize("name", ["cem", "icem", "mppi", "exhaustive"])
+def test_what_came_nearest_is_no_answer_where_less_could_not_be_told(name):
+    problem = toy_problem({"start": (5.0, 5.0)})
+
+    def with_rail(below):
+        rail = Blind(name="blind", unit="", source="a test", blind_below=below)
+        return replace(problem, guardrails=(*problem.guardrails, rail))
+
+    least = float(problem.space.lower[:, 0, 0].min())
+    told = PLANNERS[name].plan(with_rail(least - 1.0))
+    assert [told.reason(i) for i in range(2)] == [Reason.no_safe_plan] * 2
+    # Doing nothing has an unknown outcome: the greater action must not be taken for the better one.
+    blind = PLANNERS[name].plan(with_rail(least + 0.5))
+    assert (blind.first[:, 0] >= least + 0.5).all()
+    for i in range(2):
+        answer = blind[i]
+        assert isinstance(answer, Refusal) and answer.reason is Reason.novel_state
+        assert "unlike what the model was trained on" in answer.explain()
 
 
 @pytest.mark.parametrize(

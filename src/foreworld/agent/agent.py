@@ -209,7 +209,8 @@ class Agent:
             reasons.append(reason)
             if reason is Reason.no_safe_plan:
                 # The nearest candidate meets every action guardrail and violates the others least; the fallback's
-                # action is among the candidates, so it is never worse than that by the model's own forecast.
+                # action is among the candidates and could be judged, so it is never worse than that by the model's
+                # own forecast.
                 actors[i] = ACTORS.index(Actor.recovery)
             elif reason is not None:
                 actors[i], proposed[i] = ACTORS.index(Actor.fallback), fallback[i]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from foreworld.evidence.safety import Requirement
 
 AGENT, RECORD, MONITOR = "tests/agent/test_agent.py::", "tests/agent/test_record.py::", "tests/agent/test_monitor.py::"
+PLANNERS = "tests/planning/test_planners.py::"
 PLAN, RAIL, PACK = (
     "tests/planning/test_plan.py::",
     "tests/planning/test_guardrail.py::",
@@ -203,11 +204,17 @@ ACTING = (
         hazard="There is no plan, and nothing sensible is done.",
         severity=5,
         text="Where no candidate is feasible, the action within every action guardrail that misses the others least "
-        "shall act, by the model's forecast never worse than the fallback.",
-        enforced=("agent.agent:Agent.resolve", "planning.planners.base:judge"),
+        "shall act, by the model's forecast never worse than the fallback; where the forecast of the least action, or "
+        "of one that was suggested, cannot be judged, the fallback shall act.",
+        enforced=(
+            "agent.agent:Agent.resolve",
+            "planning.planners.base:judge",
+            "planning.planners.base:Decisions.reason",
+        ),
         tests=(
             AGENT + "test_without_a_feasible_plan_recovery_acts_within_the_checker_and_no_worse_than_the_fallback",
             PLAN + "test_the_nearest_candidate_breaks_no_action_guardrail_to_mend_a_state_guardrail",
+            PLANNERS + "test_what_came_nearest_is_no_answer_where_less_could_not_be_told",
         ),
         covers=("refusal no safe plan",),
     ),

@@ -19,6 +19,7 @@ from foreworld.domains.treatment.scenario import Scenario, ScenarioConfig
 from foreworld.domains.treatment.schema import SCHEMA
 from foreworld.domains.treatment.simulator import Simulator
 from foreworld.domains.treatment.tables import Patients
+from foreworld.domains.treatment.task import InsulinTask
 from foreworld.errors import InputError
 from foreworld.forecast.forecaster import Calibration, Forecaster, Imagined, Stage
 from foreworld.forecast.novelty import disagreement
@@ -27,7 +28,7 @@ from foreworld.model.belief import History
 from foreworld.model.checkpoint import load, read_extra, save
 from foreworld.model.interface import Imaginer
 from foreworld.model.world_model import WorldModel
-from foreworld.planning.guardrail import StateGuardrail
+from foreworld.planning.guardrail import StateGuardrail, digest
 
 # Bands and guardrails speak about ordinary people on ordinary therapy: those that the model is trained on are drawn
 # wider and treated more wildly, so that it has seen more than it will be asked about, and would give bands too wide.
@@ -214,7 +215,12 @@ def calibrate(
     stages = tuple(Stage(after=start, bands=bands) for start, bands in zip(config.stages, later, strict=True))
     calibration = Calibration(coverage=config.coverage, bands=first, later=stages, subjects=config.logged_subjects)
     done = calibrate_planning(model, calibration, config, seed=seed, seen=seen, report=report)
-    return done.model_copy(update={"notes": {**done.notes, "config": config.model_dump(mode="json")}})
+    return done.model_copy(update={"notes": {**done.notes, **notes_of(config)}})
+
+
+def notes_of(config: CalibrateConfig) -> dict[str, object]:
+    """What a calibration was made by: its settings, and the guardrails inside which it planned."""
+    return {"config": config.model_dump(mode="json"), "guardrails": digest(InsulinTask().guardrails)}
 
 
 def calibrate_planning(

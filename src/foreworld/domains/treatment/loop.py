@@ -17,7 +17,7 @@ from foreworld.domains.treatment.limits import InsulinLimits
 from foreworld.domains.treatment.pack import floor, held, insulin_limits
 from foreworld.domains.treatment.rules import insulin_rules
 from foreworld.domains.treatment.simulator import Simulator
-from foreworld.domains.treatment.task import PROFILES, InsulinTask, dose_rail, guardrails
+from foreworld.domains.treatment.task import PROFILES, InsulinTask, dose_rail, dose_rails, guardrails
 from foreworld.errors import InputError
 from foreworld.forecast.forecaster import Forecaster
 from foreworld.planning.guardrail import Guardrail
@@ -74,7 +74,7 @@ def insulin_agent(
 
 
 def _rails(limits: InsulinLimits, pack: Pack | None) -> tuple[Guardrail, ...]:
-    return guardrails(limits) if pack is None else (*pack.guardrails, dose_rail(limits))
+    return guardrails(limits) if pack is None else (*pack.guardrails, *dose_rails(limits))
 
 
 @dataclass

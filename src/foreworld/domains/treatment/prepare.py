@@ -13,7 +13,13 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from foreworld import __version__
-from foreworld.domains.treatment.calibrate import CalibrateConfig, calibrate, load_forecaster, save_calibration
+from foreworld.domains.treatment.calibrate import (
+    CalibrateConfig,
+    calibrate,
+    load_forecaster,
+    notes_of,
+    save_calibration,
+)
 from foreworld.domains.treatment.collect import CollectConfig, collect
 from foreworld.domains.treatment.settings import training
 from foreworld.episodes import EpisodeStore
@@ -147,7 +153,7 @@ def prepare(
 def _calibrated(model: Path, config: CalibrateConfig) -> bool:
     """Whether a checkpoint folder holds a calibration that was made this way."""
     found = read_extra(model).get("calibration")
-    return found is not None and found["notes"].get("config") == config.model_dump(mode="json")
+    return found is not None and all(found["notes"].get(name) == value for name, value in notes_of(config).items())
 
 
 def silent_folder(place: Path) -> Path:

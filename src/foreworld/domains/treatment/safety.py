@@ -5,6 +5,7 @@ from __future__ import annotations
 from foreworld.evidence.safety import Requirement
 
 CHECK = "tests/agent/test_check.py::"
+COVERED = "tests/domains/treatment/test_covered_dose.py::"
 TASK, PACK = "tests/domains/treatment/test_task.py::", "tests/domains/treatment/test_insulin_pack.py::"
 FALLBACK, FILE = "tests/domains/treatment/test_controllers.py::", "tests/domains/treatment/test_plan_file.py::"
 RULES = "domains.treatment.rules:insulin_rules"
@@ -51,6 +52,20 @@ REQUIREMENTS = (
             TASK + "test_histories_of_other_limits_agree_with_the_checker_too",
         ),
         covers=("guardrail dose_limit",),
+    ),
+    Requirement(
+        id="FW-S-118",
+        hazard="The model foresees a meal that nobody has eaten or announced, doses for it, and it does not come.",
+        severity=5,
+        text="Insulin on board after a planned dose shall not take glucose below 70 mg/dL if nothing more is eaten, by "
+        "measured data, announced carbohydrate and the profile.",
+        enforced=("domains.treatment.task:CoveredDose.margin", "domains.treatment.covered_dose:covered_dose"),
+        tests=(
+            COVERED + "test_the_bound_is_what_a_plain_account_of_it_says",
+            COVERED + "test_a_forecast_meal_covers_nothing_and_an_announced_one_does",
+            COVERED + "test_no_plan_asks_for_more_than_is_covered",
+        ),
+        covers=("guardrail covered_dose",),
     ),
     Requirement(
         id="FW-S-104",

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foreworld.domains.treatment.covered_dose import covered_dose
 from foreworld.domains.treatment.dose_limit import dose_limit, greatest_basal
 from foreworld.domains.treatment.dosing import History as Past
 from foreworld.domains.treatment.fallback import Fallback
@@ -80,6 +81,26 @@ class DoseLimit(Guardrail):
         return limit[:, None] * (1 + 1e-6) - actions[:, :, 0, 0]
 
 
+@dataclass(frozen=True, kw_only=True)
+class CoveredDose(Guardrail):
+    """Insulin on board after the dose of the coming step may not take glucose below a bound if nothing more is eaten.
+
+    Worked out from measured data, announced carbohydrate and the profile alone: no forecast of a meal to come counts.
+
+    Attributes:
+        limits: Numbers of the insulin pack.
+        bound: mg/dL.
+    """
+
+    limits: InsulinLimits = field(default_factory=InsulinLimits)
+    bound: float = 70.0
+
+    def margin(self, forecast: Forecast, actions: Tensor, history: History) -> Tensor:
+        """[B, S] units of insulin left that are covered."""
+        covered = torch.from_numpy(covered_dose(history, self.limits, self.bound)).to(actions.dtype)
+        return covered[:, None] * (1 + 1e-6) - actions[:, :, 0, 0]
+
+
 def guardrails(limits: InsulinLimits | None = None) -> tuple[Guardrail, ...]:
     """The guardrails of the insulin task."""
     return (
@@ -107,12 +128,23 @@ def guardrails(limits: InsulinLimits | None = None) -> tuple[Guardrail, ...]:
             severity=5,
             source="International consensus on time in range: level 2 hypoglycaemia (Battelino et al. 2019)",
         ),
-        dose_rail(limits or InsulinLimits()),
+        *dose_rails(limits or InsulinLimits()),
+    )
+
+
+def dose_rails(limits: InsulinLimits) -> tuple[DoseLimit, CoveredDose]:
+    """The guardrails of what may be done now."""
+    return dose_rail(limits), CoveredDose(
+        name="covered_dose",
+        unit="U",
+        severity=5,
+        source="After the eventual glucose of the OpenAPS reference design, oref0 0.7.1",
+        limits=limits,
     )
 
 
 def dose_rail(limits: InsulinLimits) -> DoseLimit:
-    """The guardrail of what may be done now."""
+    """The guardrail of what the checker lets pass now."""
     return DoseLimit(
         name="dose_limit",
         unit="U",
@@ -122,13 +154,16 @@ def dose_rail(limits: InsulinLimits) -> DoseLimit:
     )
 
 
-def action_space(grid: HorizonGrid, history: History, limits: InsulinLimits) -> ActionSpace:
+def action_space(
+    grid: HorizonGrid, history: History, limits: InsulinLimits, covered: CoveredDose | None = None
+) -> ActionSpace:
     """Blocks of insulin: now, to 1 h, to 3 h, and to the end; bounds from the limits of this moment.
 
     Args:
         grid: Of the model.
         history: Of B subjects.
         limits: Numbers of the insulin pack.
+        covered: Bounds the first block, too; or None.
     """
     points = torch.tensor(grid.points)
     ends = [1, *(int((points <= minutes // STEP_MINUTES).sum()) for minutes in (60, 180)), len(grid)]
@@ -136,7 +171,10 @@ def action_space(grid: HorizonGrid, history: History, limits: InsulinLimits) -> 
     basal = history.values["basal"].float()
     later = torch.from_numpy(greatest_basal(basal.numpy(), limits)) * STEP_MINUTES / 60
     upper = later[:, None].repeat(1, len(blocks))
-    upper[:, 0] = torch.from_numpy(dose_limit(history, limits)).float()
+    first = dose_limit(history, limits)
+    if covered is not None:
+        first = np.minimum(first, covered_dose(history, limits, covered.bound))
+    upper[:, 0] = torch.from_numpy(first).float()
     return ActionSpace(grid, blocks, torch.zeros_like(upper)[..., None], upper[..., None], ("insulin",), warp=2.0)
 
 
@@ -184,7 +222,8 @@ class InsulinTask:
 
     def space(self, grid: HorizonGrid, history: History) -> ActionSpace:
         """Insulin now, to 1 h, to 3 h, and to the end of the horizon."""
-        return action_space(grid, history, self.limits)
+        covered = next((rail for rail in self.guardrails if isinstance(rail, CoveredDose)), None)
+        return action_space(grid, history, self.limits, covered)
 
     def suggestions(self, space: ActionSpace, history: History) -> Tensor:
         """[B, 3, K, 1]: no insulin, the profile basal, and the fallback's dose followed by the profile basal."""

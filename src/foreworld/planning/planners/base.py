@@ -177,6 +177,9 @@ class Decisions:
         rejected_any: [B] whether there was one cheaper than the chosen.
         problem: What was asked.
         provenance: The same for all subjects.
+        told: [B] whether the least actions, and all that was suggested, could be judged; all true if None. Where they
+            could not, the nearest candidate came nearest only among what could: it may ask for more than the
+            alternative that nobody could judge, and is no answer.
     """
 
     chosen: Judged
@@ -184,6 +187,7 @@ class Decisions:
     rejected_any: Tensor
     problem: Problem
     provenance: dict[str, Any] = field(default_factory=dict)
+    told: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.problem)
@@ -209,7 +213,9 @@ class Decisions:
         if float(forecast.novelty[i, 0]) > 1.0 or any(g.horizon > int(forecast.usable[i, 0]) for g in unknown):
             return Reason.novel_state
         # The forecast is sound and reaches far enough, so what cannot be told is what was measured.
-        return Reason.stale_data if unknown else Reason.no_safe_plan
+        if unknown:
+            return Reason.stale_data
+        return Reason.no_safe_plan if self.told is None or bool(self.told[i]) else Reason.novel_state
 
     @cached_property
     def _finite(self) -> Tensor:
@@ -260,7 +266,13 @@ class Decisions:
             novelty, usable = float(self.chosen.forecast.novelty[i, 0]), int(self.chosen.forecast.usable[i, 0])
             if novelty > 1.0:
                 return f"This state is unlike what the model was trained on: novelty {novelty:.2f}, limit 1."
-            farthest = max(self._unknown(i), key=lambda g: g.horizon)
+            unknown = self._unknown(i)
+            if not unknown:
+                return (
+                    "No candidate meets every guardrail, and what less would lead to is unlike what the model was "
+                    "trained on: nothing can be said to come nearest."
+                )
+            farthest = max(unknown, key=lambda g: g.horizon)
             return (
                 f"The ensemble agrees as it does on familiar data for {usable} steps only; "
                 f"guardrail {farthest.name} looks {farthest.horizon} steps ahead."
@@ -307,7 +319,8 @@ class Planner(ABC):
         """
         check_guardrails(problem.guardrails, problem.space.grid.last)
         best = Best.empty(problem)
-        best.take(judge(problem, _first(problem)))
+        first = judge(problem, _first(problem))
+        best.take(first)
         self.search(problem, best)
         both = judge(problem, torch.stack([best.blocks, best.rejected], dim=1))
         chosen, rejected = both.pick(0), both.pick(1)
@@ -318,7 +331,15 @@ class Planner(ABC):
             "profile": problem.objective.profile.name,
             "guardrails": digest(problem.guardrails),
         }
-        return Decisions(chosen, rejected, cheaper, problem, provenance)
+        return Decisions(chosen, rejected, cheaper, problem, provenance, _told(first))
+
+
+def _told(first: Judged) -> Tensor:
+    """[B] whether the first and, after ends and middle, every suggestion of `_first` could be judged."""
+    known = first.forecast.novelty <= 1.0
+    for margin in first.margins.values():
+        known = known & ~torch.isnan(margin)
+    return known[:, 0] & known[:, 3:].all(1)
 
 
 def _first(problem: Problem) -> Tensor:

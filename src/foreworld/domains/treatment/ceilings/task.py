@@ -1,7 +1,7 @@
 """The insulin task with costs for someone who knows the patient: the same guardrails, a sharper edge.
 
 The task's own costs keep their distance from both ends of the range, because models err; whoever has the true equations
-need not. The guardrails, the dose limits and the checker stay what they are.
+need not, and may foresee a meal. The guardrails on states, the dose limits and the checker stay what they are.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 from foreworld.agent.agent import Agent
 from foreworld.domains.treatment.limits import InsulinLimits
 from foreworld.domains.treatment.loop import insulin_agent
-from foreworld.domains.treatment.task import PROFILES, GlucoseObjective, InsulinTask
+from foreworld.domains.treatment.task import PROFILES, CoveredDose, GlucoseObjective, InsulinTask
 from foreworld.forecast.forecaster import Forecast, Forecaster, Imagined
 from foreworld.planning.objective import time_weights
 from foreworld.planning.planners.base import Planner
@@ -68,5 +68,5 @@ def ceiling_agent(
     agent = insulin_agent(forecaster, profile=profile, planner=planner, limits=limits, seed=seed)
     task = agent.task
     assert isinstance(task, InsulinTask)
-    agent.task = CeilingTask(task.limits, tuple(task.guardrails))
+    agent.task = CeilingTask(task.limits, tuple(g for g in task.guardrails if not isinstance(g, CoveredDose)))
     return agent
