@@ -8,13 +8,13 @@ from tests.agent.test_agent import EVERYONE, NOW, decide, names, open_minded, tu
 from foreworld.agent.agent import Actor
 from foreworld.agent.monitor import (
     EVERY,
-    FIRST,
     LAG,
+    LOOKS,
     RELEASE,
-    WINDOWS,
     WORST,
     Monitor,
     _between,
+    _of_looks,
     fit_monitor,
     hindsight,
 )
@@ -34,23 +34,24 @@ def watched(forecaster, limits):
     return tuned(open_minded(forecaster), monitor=limits)
 
 
-def test_hindsight_is_the_forecast_of_an_hour_ago_told_what_was_done_since(forecaster, past):
-    now = NOW + LAG
-    agent, steps = decide(open_minded(forecaster), past, steps=LAG)
+@pytest.mark.parametrize(("lag", "first"), sorted({(look.lag, look.first) for look in LOOKS}))
+def test_hindsight_is_the_forecast_of_a_while_ago_told_what_was_done_since(forecaster, past, lag, first):
+    now = NOW + lag
+    agent, steps = decide(open_minded(forecaster), past, steps=lag)
     agent.memory.see(5.0 * now, past.values(now, EVERYONE))
-    found = hindsight(agent.forecaster, agent.memory)
+    found = hindsight(agent.forecaster, agent.memory, lag, first)
     insulin = np.concatenate([past.insulin[:, :NOW], *(step.actions for step in steps)], axis=1)
     values = {"cgm": past.cgm[:, : NOW + 1], "carbs": past.carbs[:, : NOW + 1], "insulin": insulin[:, :NOW]}
     history = History.from_arrays(SCHEMA, np.tile(5.0 * np.arange(NOW + 1), (7, 1)), values | past.statics)
     model = agent.forecaster.model
     actions = torch.zeros(7, 1, len(model.config.grid), 1)
-    actions[:, 0, :LAG, 0] = torch.from_numpy(insulin[:, NOW:])
+    actions[:, 0, :lag, 0] = torch.from_numpy(insulin[:, NOW:])
     carbs = torch.zeros(7, len(model.config.grid), 1)
-    carbs[:, :LAG, 0] = torch.from_numpy(past.carbs[:, NOW + 1 : now + 1])
+    carbs[:, :lag, 0] = torch.from_numpy(past.carbs[:, NOW + 1 : now + 1])
     forecast = agent.forecaster.forecast(agent.forecaster.begin(model.encode(history), carbs), actions)
-    part = slice(FIRST - 1, LAG)
+    part = slice(first - 1, lag)
     half = (forecast.upper["cgm"] - forecast.lower["cgm"])[:, 0, part].numpy() / 2
-    error = np.abs(past.cgm[:, NOW + FIRST : now + 1] - forecast.mean["cgm"][:, 0, part].numpy())
+    error = np.abs(past.cgm[:, NOW + first : now + 1] - forecast.mean["cgm"][:, 0, part].numpy())
     np.testing.assert_allclose(found, np.minimum(error / half, WORST).mean(1), rtol=1e-3)
 
 
@@ -75,7 +76,7 @@ def test_an_alarm_ends_below_a_share_of_the_limit(forecaster, past, monkeypatch)
         for _ in range(EVERY):
             alarm = monitor.look(agent.forecaster, agent.memory, imagined, space)
         seen.append((round(float(monitor.surprise[0, 0]), 3), bool(alarm[0])))
-    kept = np.exp(-EVERY / WINDOWS[0])
+    kept = np.exp(-EVERY / LOOKS[0].window)
     assert seen[0] == (round(4 * (1 - kept), 3), False) and seen[1][1] and seen[2] == seen[3]
     assert [on for _, on in seen[4:]] == [level > RELEASE for level, _ in seen[4:]]
     assert seen[4][1] and not seen[-1][1]
@@ -144,10 +145,15 @@ def test_a_decision_that_failed_leaves_the_monitor_as_it_was(forecaster, past, m
 
 def test_limits_are_exceeded_at_the_stated_rate_by_fresh_moments():
     draw = np.random.default_rng(0)
-    seen, fresh = draw.gamma(4.0, 0.2, (20000, 2)), draw.gamma(4.0, 0.2, (20000, 2))
+    seen, fresh = draw.gamma(4.0, 0.2, (20000, 3)), draw.gamma(4.0, 0.2, (20000, 3))
     limits = fit_monitor(seen, seen[:, 0], 0.02)
     assert (fresh > np.array(limits.surprise)).any(1).mean() == pytest.approx(0.02, abs=0.004)
-    assert limits.usual == pytest.approx(seen[:, 1].mean())
+    assert limits.usual == pytest.approx(seen.mean(0))
+    assert (Monitor(2, limits).surprise == limits.usual).all()
+    # A calibration of before there was a third look: one usual number, and no limit on what it did not know.
+    old = MonitorLimits(surprise=(1.0, 2.0), usual=0.5, jump=1.0, false_alarm=0.01)
+    assert (Monitor(2, old).surprise == 0.5).all()
+    np.testing.assert_array_equal(_of_looks(old.surprise, np.inf), [1.0, 2.0, np.inf])
     few = fit_monitor(seen[:50], np.full(3, np.nan), 0.02)
     np.testing.assert_array_equal(few.surprise, seen[:50].max(0))
 

@@ -224,7 +224,7 @@ class Visits:
         spread: [n, H].
         subject: [n].
         known: [n] moments of history behind each plan.
-        surprise: [m, windows] of everybody at those times, planned for or not (`agent.monitor`).
+        surprise: [m, looks] of everybody at those times, planned for or not (`agent.monitor`).
         jump: [k] of everybody at every time, likewise.
     """
 

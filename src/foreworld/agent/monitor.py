@@ -2,9 +2,11 @@
 
 Three signs of a wrong model, none of which asks the model itself how sure it is:
 
-- *Surprise.* The belief of an hour ago is asked again what would come, now that everything done and announced since is
-  known, and its answer is compared with what was measured, in units of the calibrated band. Running means over a short
-  and a long time must stay below what calibration subjects stayed below (at a stated false-alarm rate).
+- *Surprise.* The belief of an hour ago, and that of a quarter of an hour ago, are asked again what would come, now that
+  everything done and announced since is known, and their answers are compared with what was measured, in units of the
+  calibrated band. Running means over a short and a long time must stay below what calibration subjects stayed below (at
+  a stated false-alarm rate). The nearer look is for a model that does not know where the subject is now: a sensor that
+  jumps surprises it once, a late or frozen model all the time.
 - *Coherence.* After an action that stands out, what is foreseen now must be what was foreseen for that action a
   moment ago, but for one reading more. A model that is late does not know yet what was just done, and would do it
   again and again.
@@ -18,6 +20,7 @@ before it is surprised, which is what the other two are for.
 from __future__ import annotations
 
 import sys
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,10 +32,25 @@ from foreworld.forecast.conformal import conformal_quantile
 from foreworld.forecast.forecaster import Forecaster, Imagined, MonitorLimits
 from foreworld.planning.space import ActionSpace
 
-LAG = 12  # decisions back; `Memory` keeps as many
-FIRST = 3  # of a forecast, its first points are mostly the noise of the sensor
 EVERY = 3  # decisions between two looks back
-WINDOWS = (12, 72)  # decisions; time constants of the running means
+
+
+class Look(NamedTuple):
+    """One way of looking back.
+
+    Attributes:
+        lag: Decisions back; `Memory` keeps as many as the greatest.
+        first: First point of its forecast that counts: far ahead, the nearest are mostly the noise of the sensor.
+        window: Decisions; time constant of its running mean.
+    """
+
+    lag: int
+    first: int
+    window: int
+
+
+LOOKS = (Look(12, 3, 12), Look(12, 3, 72), Look(EVERY, 1, 12))
+LAG = max(look.lag for look in LOOKS)
 WORST = 4.0  # one broken reading must not weigh more than this many band half-widths
 STANDS_OUT = 3.0  # an action of this many times the median of the last ones
 FAR = (12, 24)  # steps ahead at which two forecasts are compared
@@ -45,7 +63,7 @@ class Monitor:
     """Watches the model of B subjects, decision by decision.
 
     Attributes:
-        surprise: [B, windows] running means of `hindsight`.
+        surprise: [B, looks] running means of `hindsight`.
         alarm: [B] whether surprise is above a limit.
         jump: [B] how far the forecasts before and after an outstanding action lie apart, in half-widths of the band;
             NaN where there was none.
@@ -60,7 +78,8 @@ class Monitor:
     def __init__(self, size: int, limits: MonitorLimits | None) -> None:
         self.limits = limits
         usual = limits.usual if limits is not None else 0.0
-        self.surprise = np.full((size, len(WINDOWS)), usual)
+        start = _of_looks(usual if isinstance(usual, tuple) else (usual,) * len(LOOKS), np.nan)
+        self.surprise = np.tile(np.where(np.isnan(start), start[0], start), (size, 1))
         self.alarm = np.zeros(size, dtype=bool)
         self.against = np.zeros(size, dtype=bool)
         self.jump = np.full(size, np.nan)
@@ -81,15 +100,14 @@ class Monitor:
         if due and self.limits is not None:
             self.against = wrong_direction(forecaster, imagined, space)
         if due and len(memory.decisions) >= LAG:
-            score = hindsight(forecaster, memory)
-            known = ~np.isnan(score)
+            scores = {at: hindsight(forecaster, memory, *at) for at in {(look.lag, look.first) for look in LOOKS}}
             self.surprise = self.surprise.copy()  # a copy of the monitor must stay as it is
-            for k, window in enumerate(WINDOWS):
-                kept = np.exp(-EVERY / window)
-                moved = kept * self.surprise[:, k] + (1.0 - kept) * score
+            for k, look in enumerate(LOOKS):
+                score, kept = scores[look.lag, look.first], np.exp(-EVERY / look.window)
+                moved, known = kept * self.surprise[:, k] + (1.0 - kept) * score, ~np.isnan(score)
                 self.surprise[known, k] = moved[known]
             if self.limits is not None:
-                share = (self.surprise / np.array(self.limits.surprise)).max(1)
+                share = (self.surprise / _of_looks(self.limits.surprise, np.inf)).max(1)
                 # A NaN forecast is refused elsewhere; what cannot be compared is no reason to end an alarm.
                 self.alarm = np.where(self.alarm, share > RELEASE, share > 1.0)
         self.jump = jumps(forecaster, memory, imagined)
@@ -99,23 +117,34 @@ class Monitor:
         return self.alarm | self.against | (self.held > 0)
 
 
+def _of_looks(values: tuple[float, ...], otherwise: float) -> np.ndarray:
+    """[looks] one value each; `otherwise` for those that calibration did not know."""
+    return np.array((*values[: len(LOOKS)], *(otherwise,) * (len(LOOKS) - len(values))))
+
+
 @torch.no_grad()
-def hindsight(forecaster: Forecaster, memory: Memory) -> np.ndarray:
-    """[B] mean absolute error, in half-widths of the calibrated band, of what is foreseen from `LAG` decisions ago.
+def hindsight(forecaster: Forecaster, memory: Memory, lag: int, first: int) -> np.ndarray:
+    """[B] mean absolute error, in half-widths of the calibrated band, of what is foreseen from `lag` decisions ago.
 
     NaN where nothing was measured since, or the forecast is not finite.
+
+    Args:
+        forecaster: Whose belief it was.
+        memory: At least `lag` decisions.
+        lag: Decisions back.
+        first: First step ahead that counts.
     """
     model, grid = forecaster.model, forecaster.model.config.grid
-    past = memory.decisions[-LAG]
-    done = torch.from_numpy(np.stack([d.action for d in list(memory.decisions)[-LAG:]], axis=1))
+    past = memory.decisions[-lag]
+    done = torch.from_numpy(np.stack([d.action for d in list(memory.decisions)[-lag:]], axis=1))
     actions = _on_grid(done, grid.averaging())
-    announced = memory.recent(Role.exogenous, LAG)
+    announced = memory.recent(Role.exogenous, lag)
     exogenous = _on_grid(torch.from_numpy(announced), grid.averaging()) if announced.shape[-1] else None
     forecast = forecaster.forecast(forecaster.begin(past.belief, exogenous), actions[:, None])
-    points = [(i, p) for i, p in enumerate(grid.points) if FIRST <= p <= LAG]
+    points = [(i, p) for i, p in enumerate(grid.points) if first <= p <= lag]
     where, ahead = [i for i, _ in points], [p - 1 for _, p in points]
     worst = np.full(len(memory.subjects), np.nan)
-    seen, names = memory.recent(Role.observation, LAG), model.schema.names(Role.observation)
+    seen, names = memory.recent(Role.observation, lag), model.schema.names(Role.observation)
     for name in model.quantities:
         low, mean, high = (
             part[name][:, 0][:, where].double().numpy() for part in (forecast.lower, forecast.mean, forecast.upper)
@@ -207,9 +236,9 @@ def fit_monitor(surprise: np.ndarray, jump: np.ndarray, false_alarm: float) -> M
     """Limits that running surprise exceeds in a share `false_alarm` of healthy moments at most.
 
     Args:
-        surprise: [n, windows] of calibration subjects, measured without limits.
+        surprise: [n, looks] of calibration subjects, measured without limits.
         jump: [m] of them; NaN where no action stood out.
-        false_alarm: Stated rate, shared out evenly between the windows.
+        false_alarm: Stated rate, shared out evenly between the looks.
 
     Where there are too few moments for the rate the limit is the greatest surprise among them: more false alarms than
     stated rather than a model that nobody watches.
@@ -222,7 +251,7 @@ def fit_monitor(surprise: np.ndarray, jump: np.ndarray, false_alarm: float) -> M
     known = jump[~np.isnan(jump)]
     return MonitorLimits(
         surprise=tuple(bounds.tolist()),
-        usual=float(values[:, -1].mean()),
+        usual=tuple(values.mean(0).tolist()),
         jump=MARGIN * float(known.max()) if len(known) else sys.float_info.max,
         false_alarm=false_alarm,
     )

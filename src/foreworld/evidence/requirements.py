@@ -166,7 +166,7 @@ WATCHING = (
         "calibration shall be refused until it is well below that again.",
         enforced=("agent.monitor:Monitor.look", "agent.monitor:hindsight"),
         tests=(
-            MONITOR + "test_hindsight_is_the_forecast_of_an_hour_ago_told_what_was_done_since",
+            MONITOR + "test_hindsight_is_the_forecast_of_a_while_ago_told_what_was_done_since",
             MONITOR + "test_an_alarm_refuses_and_the_fallback_acts_until_surprise_is_well_below_its_limit",
             MONITOR + "test_too_much_confidence_raises_surprise",
             MONITOR + "test_limits_are_exceeded_at_the_stated_rate_by_fresh_moments",

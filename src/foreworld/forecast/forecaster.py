@@ -45,8 +45,9 @@ class MonitorLimits(BaseModel):
     """How much a healthy model is surprised (`agent.monitor`).
 
     Attributes:
-        surprise: By window of the running means: what is exceeded at the false-alarm rate, in half-widths of the band.
-        usual: Mean surprise; where the running means start.
+        surprise: By running mean: what is exceeded at the false-alarm rate, in half-widths of the band. One that
+            calibration did not know has no limit.
+        usual: Their means; where they start. One number is that of all.
         jump: Greatest distance of two forecasts before and after an outstanding action, in half-widths of the band.
         false_alarm: Share of a healthy model's moments above one of the limits, at most.
     """
@@ -54,7 +55,7 @@ class MonitorLimits(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     surprise: tuple[float, ...]
-    usual: float
+    usual: tuple[float, ...] | float
     jump: float
     false_alarm: float
 

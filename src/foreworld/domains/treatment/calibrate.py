@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from foreworld.agent.agent import ACTORS, Actor, Agent, Step
 from foreworld.agent.calibrate import Moments, Visits, by_stage, fit_bands, fit_novelty, fit_trajectory, moments_of
-from foreworld.agent.monitor import fit_monitor
+from foreworld.agent.monitor import LOOKS, fit_monitor
 from foreworld.domains.treatment.collect import ANNOUNCING, HABITS, CollectConfig, cohort, record_therapy
 from foreworld.domains.treatment.loop import insulin_agent, run_agent
 from foreworld.domains.treatment.scenario import Scenario, ScenarioConfig
@@ -219,8 +219,9 @@ def calibrate(
 
 
 def notes_of(config: CalibrateConfig) -> dict[str, object]:
-    """What a calibration was made by: its settings, and the guardrails inside which it planned."""
-    return {"config": config.model_dump(mode="json"), "guardrails": digest(InsulinTask().guardrails)}
+    """What a calibration was made by: its settings, the guardrails inside which it planned, and how it was watched."""
+    looks = [list(look) for look in LOOKS]
+    return {"config": config.model_dump(mode="json"), "guardrails": digest(InsulinTask().guardrails), "looks": looks}
 
 
 def calibrate_planning(
