@@ -20,7 +20,7 @@ import torch
 
 from foreworld.agent import canonical
 from foreworld.errors import InputError
-from foreworld.evidence.kept import Kept
+from foreworld.evidence.kept import Kept, source_digest
 from foreworld.evidence.parallel import cpu_seconds
 from foreworld.evidence.report import Picture
 from foreworld.evidence.rows import FORMAT, NAMES, Evidence, Names, Row, align
@@ -151,6 +151,7 @@ class Protocol:
             machine=machine(),
             cpu_seconds=cpu_seconds() - before,
             rows=rows,
+            source=source_digest()[:12],
             notes=() if request.kept is None else request.kept.notes,
             names=self.names,
         )

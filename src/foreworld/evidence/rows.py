@@ -116,6 +116,7 @@ class Evidence(BaseModel):
         machine: what it ran on, without a host name.
         cpu_seconds: of this process and its children.
         rows: exactly one per arm, group and metric.
+        source: first digits of the SHA-256 of foreworld's own files (`kept.source_digest`); empty where unknown.
         notes: what a reader must know besides, such as runs that were kept from other source; not stored if empty.
         names: which names are allowed; not stored.
     """
@@ -130,6 +131,7 @@ class Evidence(BaseModel):
     machine: str
     cpu_seconds: float = Field(ge=0.0)
     rows: tuple[Row, ...]
+    source: str = Field(default="", exclude_if=lambda source: not source)
     notes: tuple[str, ...] = Field(default=(), exclude_if=lambda notes: not notes)
     names: Names = Field(default=NAMES, exclude=True, repr=False)
 

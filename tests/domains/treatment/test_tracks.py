@@ -1,11 +1,29 @@
 """What is the same, and what is not, for the arms of a track."""
 
+import numpy as np
 import pytest
 
+from foreworld.agent.agent import ACTORS, Actor
 from foreworld.domains.treatment import closed_loop
-from foreworld.domains.treatment.closed_loop import CEILING_ARMS, Job, run_job, subjects_of
+from foreworld.domains.treatment.closed_loop import (
+    CEILING_ARMS,
+    Job,
+    Run,
+    add_samples,
+    run_job,
+    sensor_sound,
+    subjects_of,
+)
+from foreworld.domains.treatment.loop import Loop, planner_share
+from foreworld.domains.treatment.prepared import GROUPS
+from foreworld.domains.treatment.scenario import Scenario, ScenarioConfig
+from foreworld.domains.treatment.simulator import Simulator
+from foreworld.domains.treatment.tables import load_patients
 from foreworld.domains.treatment.task import PROFILES
+from foreworld.domains.treatment.track_protocol import LOOP_METRICS
 from foreworld.domains.treatment.tracks import TRACKS, LoopConfig
+from foreworld.evidence.rows import Names
+from foreworld.evidence.samples import Samples
 
 
 @pytest.mark.parametrize("track", TRACKS, ids=lambda track: track.name)
@@ -35,3 +53,38 @@ def test_a_ceiling_plans_by_the_standard_profile_whatever_the_track_asks_of_othe
     with pytest.raises(Stopped):
         run_job(job)
     assert planned == ["unannounced" if arm == "foreworld" else "standard"]
+
+
+def test_refusals_and_interventions_are_counted_a_day_and_apart_from_faults():
+    names = subjects_of(2)
+    job = Job("foreworld", 0, names, LoopConfig(days=1, burn_in=1))
+    planner, fallback = ACTORS.index(Actor.planner), ACTORS.index(Actor.fallback)
+    actors = np.full((2, 576), planner)
+    actors[0, 0:100] = fallback  # burn-in
+    actors[0, 288:300] = fallback
+    sound = np.ones((2, 288), dtype=bool)
+    sound[0, :6] = sound[1, :144] = False
+    intervened = np.zeros((2, 576), dtype=bool)
+    intervened[1, [5, 300, 301]] = True
+    bg = np.full((2, 576), 120.0)
+    loop = Loop(bg, bg, bg, bg, actors, bg, (), np.ones(2, bool), intervened=intervened)
+    run = Run(bg[:, 288:], np.full((2, 288), 0.1), 1.0, 1.0, planner_share(loop, 288), sound, loop)
+    samples = Samples((0,), Names(frozenset({"foreworld"}), frozenset(GROUPS), frozenset(LOOP_METRICS)))
+    add_samples(samples, job, run)
+    order = [sorted(names).index(name) for name in names]
+    for metric, expected in (
+        ("refusals", [12 / 288, 0.0]),
+        ("refusals_per_day", [12.0, 0.0]),
+        ("refusals_unfaulted", [6 / 282, 0.0]),
+        ("interventions_per_day", [0.0, 2.0]),
+    ):
+        np.testing.assert_allclose(samples.by_subject("foreworld", metric)[0, order], expected, err_msg=metric)
+
+
+def test_a_sensor_is_sound_where_no_fault_is_active():
+    patients = load_patients(["adult#001"])
+    config = ScenarioConfig(days=14, dropout_per_day=1.0, dropout_minutes=(120.0, 120.0), regular_faults=True)
+    sound = sensor_sound(Simulator(patients, Scenario.draw(patients, config, seed=0)))
+    assert sound.shape == (1, 14 * 288)
+    assert (~sound).mean() == pytest.approx(2 / 24, abs=0.01)
+    assert sensor_sound(Simulator(patients, Scenario.draw(patients, ScenarioConfig(days=1), seed=0))).all()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from foreworld.agent.agent import ACTORS, Actor
 from foreworld.domains.treatment.arx import LinearConfig, fit_linear
 from foreworld.domains.treatment.calibrate import CalibrateConfig, calibrate_planning, load_forecaster
 from foreworld.domains.treatment.ceilings.oracle import make_oracle
@@ -76,6 +77,7 @@ class Run:
         cpu_ms: CPU milliseconds a decision and subject, encoding included.
         cpu_seconds: CPU seconds in all.
         planned: [B] share of decisions by the planner itself, or None.
+        sound: [B, N] whether the sensor was in order at each step after burn-in.
         loop: The whole loop of a planning arm, or None.
     """
 
@@ -84,6 +86,7 @@ class Run:
     cpu_ms: float
     cpu_seconds: float
     planned: np.ndarray | None = None
+    sound: np.ndarray | None = None
     loop: Loop | None = None
 
 
@@ -102,7 +105,8 @@ def run_job(job: Job, progress: Callable[[int, int], None] | None = None) -> Run
             run = _run_planning(job, simulator, progress)
         else:
             run = _run_controller(_controller(job, simulator.patients), simulator, job.config.burn_in)
-        return replace(run, cpu_seconds=time.process_time() - began)
+        sound = sensor_sound(simulator)[:, job.config.burn_in * STEPS_A_DAY :]
+        return replace(run, cpu_seconds=time.process_time() - began, sound=sound)
     finally:
         torch.set_num_threads(threads)
 
@@ -120,6 +124,14 @@ def simulator_of(job: Job) -> Simulator:
         # Exact: the same meals, announced without error.
         scenario = replace(scenario, announced=scenario.grams)
     return Simulator(patients, scenario, config.simulator)
+
+
+def sensor_sound(simulator: Simulator) -> np.ndarray:
+    """[B, N] whether nothing is wrong with the sensor at each decision, noise apart."""
+    faults = simulator.scenario.faults
+    wrong = faults.dropout | faults.stuck | (faults.gain != 1.0) | (faults.dip != 0.0)
+    sound: np.ndarray = ~wrong[simulator.rows, : simulator.steps]
+    return sound
 
 
 def _controller(job: Job, patients: Patients) -> Controller:
@@ -165,7 +177,7 @@ def _run_planning(job: Job, simulator: Simulator, progress: Callable[[int, int],
     loop = run_agent(agent, simulator, keep_forecasts=job.keep_forecasts, progress=progress)
     first = job.config.burn_in * STEPS_A_DAY
     cost = 1000.0 * loop.cpu_seconds / loop.actors.size
-    return Run(loop.bg[:, first:], loop.insulin[:, first:], cost, 0.0, planner_share(loop, first), loop)
+    return Run(loop.bg[:, first:], loop.insulin[:, first:], cost, 0.0, planner_share(loop, first), loop=loop)
 
 
 def _ceiling(job: Job, simulator: Simulator) -> Forecaster:
@@ -220,5 +232,13 @@ def add_samples(samples: Samples, job: Job, run: Run) -> None:
     for metric, values in summarise(run.bg, run.insulin, STEP_MINUTES).items():
         add(metric, values, UNITS[metric])
     add("cpu_ms_per_decision", np.full(len(job.subjects), run.cpu_ms), "ms")
-    if run.planned is not None:
-        add("refusals", 1.0 - run.planned, "share")
+    if run.planned is None or run.loop is None or run.sound is None:
+        return
+    add("refusals", 1.0 - run.planned, "share")
+    first, days = job.config.burn_in * STEPS_A_DAY, run.bg.shape[1] / STEPS_A_DAY
+    refused = run.loop.actors[:, first:] != ACTORS.index(Actor.planner)
+    add("refusals_per_day", refused.sum(1) / days, "1/day")
+    sound = np.maximum(run.sound.sum(1), 1)
+    add("refusals_unfaulted", (refused & run.sound).sum(1) / sound, "share")
+    if run.loop.intervened is not None:
+        add("interventions_per_day", run.loop.intervened[:, first:].sum(1) / days, "1/day")

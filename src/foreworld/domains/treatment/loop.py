@@ -92,6 +92,7 @@ class Loop:
         alive: [B].
         refusals: Reason to number of decisions.
         cpu_seconds: Spent on deciding, encoding included.
+        intervened: [B, N] whether the independent checker refused what was proposed; None where nobody checked.
         forecasts: By step: mean, lower and upper [B, H] of what was chosen, for pictures.
     """
 
@@ -106,6 +107,7 @@ class Loop:
     refusals: dict[str, int] = field(default_factory=dict)
     cpu_seconds: float = 0.0
     forecasts: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=dict)
+    intervened: np.ndarray | None = None
 
 
 Watcher = Callable[[int, Simulator, Step], None]
@@ -137,7 +139,7 @@ def run_agent(
     cgm, announced = np.full((size, total + 1), np.nan), np.zeros((size, total + 1))
     insulin, actors = np.zeros((size, total)), np.zeros((size, total), dtype=np.int8)
     margins = np.zeros((size, total, len(agent.task.guardrails)), dtype=np.float32)
-    bg = np.zeros((size, total))
+    bg, intervened = np.zeros((size, total)), np.zeros((size, total), dtype=bool)
     spent = 0.0
     refusals: dict[str, int] = {}
     kept = {}
@@ -154,13 +156,14 @@ def run_agent(
         if keep_forecasts and t % keep_forecasts == 0:
             f = step.decisions.chosen.forecast
             kept[t] = (f.mean["cgm"][:, 0].numpy(), f.lower["cgm"][:, 0].numpy(), f.upper["cgm"][:, 0].numpy())
+        intervened[:, t] = [verdict is not None and not verdict.accepted for verdict in step.verdicts]
         insulin[:, t], actors[:, t], margins[:, t] = step.actions[:, 0], step.actors, step.margins
         seen = simulator.step(step.actions[:, 0])
         if progress is not None:
             progress(t + 1, total)
     cgm[:, total], announced[:, total] = seen.cgm, seen.announced
     names = tuple(guardrail.name for guardrail in agent.task.guardrails)
-    return Loop(bg, cgm, announced, insulin, actors, margins, names, simulator.alive, refusals, spent, kept)
+    return Loop(bg, cgm, announced, insulin, actors, margins, names, simulator.alive, refusals, spent, kept, intervened)
 
 
 def planner_share(loop: Loop, first: int = 0) -> np.ndarray:

@@ -26,6 +26,7 @@ from foreworld.evidence.rows import NAMES, Names, Row
 from foreworld.evidence.samples import Samples
 
 ARMS = tuple(dict.fromkeys(arm for track in TRACKS for arm in track.arms))
+VERSION = 2
 ABOVE = tuple(f"time_in_range_above_{arm}" for arm in ARMS if arm != "foreworld")
 # Of each patient's mean over seeds: the worst, and the 5th percentile towards the worse side.
 TAILS = tuple(f"{metric}_{tail}" for metric in ("time_in_range", "time_below_54") for tail in ("worst", "p5"))
@@ -37,14 +38,15 @@ PEERS: tuple[tuple[tuple[str, ...], Callable[[], object]], ...] = (
     (("oref0", "oref0_smb"), require_oref0),
     (("offline_rl",), require_offline_rl),
 )
-LOOP_METRICS = (*UNITS, "cpu_ms_per_decision", "refusals", "train_cpu_seconds", *ABOVE, GAP, *TAILS)
+REFUSED = ("refusals", "refusals_per_day", "refusals_unfaulted", "interventions_per_day")
+LOOP_METRICS = (*UNITS, "cpu_ms_per_decision", *REFUSED, "train_cpu_seconds", *ABOVE, GAP, *TAILS)
 
 
 def protocol_of(track: Track) -> Protocol:
     """A track as a protocol."""
     return Protocol(
         name=f"treatment/{track.name}",
-        version=2,
+        version=VERSION,
         description=track.description,
         settings={"loop": track.config.model_dump(mode="json"), "recipe": FULL.model_dump(mode="json")},
         arms=track.arms,
@@ -137,7 +139,7 @@ def _identity(track: Track, job: Job) -> dict[str, Any]:
     """Everything that shapes what a job gives, but the source."""
     learned = job.arm in MODEL_ARMS or job.arm in DATA_ARMS or job.arm in POLICY_ARMS
     return {
-        "protocol": protocol_of(track).hash,
+        "protocol": f"treatment/{track.name} v{VERSION}",
         "seed": job.seed,
         "subjects": list(job.subjects),
         "loop": job.config.model_dump(mode="json"),

@@ -1,0 +1,147 @@
+"""The tables of the closed-loop tracks as a page, from the evidence that `foreworld evaluate ... --json` wrote.
+
+    python benchmarks/track_tables.py [--results benchmarks/results] [--out docs/tracks.md]
+
+No figure of that page is typed by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+from foreworld.domains.treatment.protocols import PROTOCOLS
+from foreworld.domains.treatment.tracks import TRACKS, Track
+from foreworld.errors import InputError
+from foreworld.evidence.protocol import Evidence, Row
+
+RESULTS = Path(__file__).parent / "results"
+MAIN = ("time_in_range", "time_below_70", "time_below_54", "time_above_180", "failures", "refusals")
+MORE = (
+    "time_in_tight_range",
+    "time_above_250",
+    "mean_glucose",
+    "cv",
+    "lbgi",
+    "hbgi",
+    "gri",
+    "insulin_per_day",
+    "refusals_per_day",
+    "refusals_unfaulted",
+    "interventions_per_day",
+)
+HEADS = {
+    "time_in_range": "70-180", "time_below_70": "< 70", "time_below_54": "< 54", "time_above_180": "> 180",
+    "time_above_250": "> 250", "time_in_tight_range": "70-140", "failures": "failures", "refusals": "refused",
+}  # fmt: skip
+HEAD = """\
+# Closed-loop tracks
+
+Written by `python benchmarks/track_tables.py` from `benchmarks/results`; no figure here was typed. Virtual patients of
+one simulator; research software, not a medical device. Shares of time are in %, on true glucose; in brackets 95 %
+intervals that resample patients, each with all its seeds. The unseen patients come first: nothing was trained on them.
+A run that was kept from an earlier state of the source says so under its table. What was tried on the way, and what
+qualifies these figures: [evidence](evidence.md).
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=Path("docs/tracks.md"))
+    options = parser.parse_args()
+    parts = [HEAD]
+    for track in TRACKS:
+        for kind in ("", "-ceilings"):
+            path = options.results / f"treatment-{track.name}{kind}.json"
+            if path.is_file():
+                evidence = Evidence.load(path, PROTOCOLS[f"treatment/{track.name}"].names)
+                parts.append("\n".join(section(track, evidence, bool(kind))))
+    options.out.write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
+    print(options.out)
+
+
+def section(track: Track, evidence: Evidence, ceilings: bool) -> Iterator[str]:
+    """A track's title, command and tables."""
+    arms = sorted({row.arm for row in evidence.rows}, key=lambda arm: -evidence.row(arm, MAIN[0], "unseen").value)
+    seeds = ",".join(map(str, evidence.seeds))
+    yield f"## {track.name}{': ceilings' if ceilings else ''}\n"
+    yield textwrap.fill(track.description, 118) + "\n"
+    yield f"```sh\nforeworld evaluate treatment/{track.name} --seeds {seeds} --arms {','.join(arms)}\n```\n"
+    for group in ("unseen", *(() if ceilings else ("all", "adult", "adolescent", "child"))):
+        present = [arm for arm in arms if found(evidence, arm, MAIN[0], group)]
+        if not present:
+            continue
+        n = evidence.row(present[0], MAIN[0], group).n
+        yield f"{group.capitalize()}, n = {n}, seeds {seeds}:\n"
+        yield from table(evidence, present, group, MAIN if group in ("unseen", "all") else MAIN[:4])
+    yield from () if ceilings else more(evidence, arms)
+    yield from above(evidence)
+    note = f"Source {evidence.source or 'unknown'}; {evidence.machine}."
+    yield textwrap.fill(" ".join([note, *(f"{line}." for line in evidence.notes)]), 118) + "\n"
+
+
+def table(evidence: Evidence, arms: list[str], group: str, metrics: tuple[str, ...]) -> Iterator[str]:
+    """Arms as rows."""
+    yield "| arm | " + " | ".join(HEADS.get(name, name) for name in metrics) + " |"
+    yield "|---" * (len(metrics) + 1) + "|"
+    for arm in arms:
+        yield f"| {arm} | " + " | ".join(cell(found(evidence, arm, name, group)) for name in metrics) + " |"
+    yield ""
+
+
+def more(evidence: Evidence, arms: list[str]) -> Iterator[str]:
+    """Everything else that is measured, for the unseen patients, without intervals; and the tails."""
+    yield "The rest, unseen patients, means; then the worst patient and the 5th percentile of patients:\n"
+    tails = ("time_in_range_worst", "time_in_range_p5", "time_below_54_worst", "cpu_ms_per_decision")
+    names = [*MORE, *tails]
+    units = {name: row.unit for name in names for arm in arms if (row := found(evidence, arm, name, "unseen"))}
+    names = [name for name in names if name in units]
+    heads = [f"{HEADS.get(name, name)} [{'%' if units[name] == 'share' else units[name]}]" for name in names]
+    yield "| arm | " + " | ".join(heads) + " |"
+    yield "|---" * (len(names) + 1) + "|"
+    for arm in arms:
+        yield f"| {arm} | " + " | ".join(cell(found(evidence, arm, name, "unseen"), True) for name in names) + " |"
+    yield ""
+
+
+def above(evidence: Evidence) -> Iterator[str]:
+    """How far foreworld is above each other arm, paired."""
+    rows = [row for row in evidence.rows if row.group == "unseen" and row.metric.startswith("time_in_range_above_")]
+    if rows:
+        yield "Points of time in range that foreworld is above each arm, paired by patient and seed, unseen:\n"
+        yield "| arm | points | by seed |"
+        yield "|---|---|---|"
+        for row in rows:
+            by_seed = ", ".join(f"{value:.1f}" for value in row.by_seed)
+            yield f"| {row.metric.removeprefix('time_in_range_above_')} | {cell(row)} | {by_seed} |"
+        yield ""
+    gap = found(evidence, "foreworld", "gap_closed", "unseen")
+    if gap is not None:
+        yield f"Share of the gap from the standard of care to the filter that is closed: {cell(gap)} %.\n"
+
+
+def found(evidence: Evidence, arm: str, metric: str, group: str) -> Row | None:
+    """The row, if there is one."""
+    try:
+        return evidence.row(arm, metric, group)
+    except InputError:
+        return None
+
+
+def cell(row: Row | None, short: bool = False) -> str:
+    """A figure with its interval."""
+    if row is None:
+        return ""
+    scale = 100.0 if row.unit == "share" else 1.0
+    digits = 2 if row.unit == "ms" or 0.0 < abs(scale * row.value) < 0.1 else 1
+    value = f"{scale * row.value:.{digits}f}"
+    if short or row.low is None or row.high is None:
+        return value
+    return f"{value} ({scale * row.low:.{digits}f} to {scale * row.high:.{digits}f})"
+
+
+if __name__ == "__main__":
+    main()
