@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from foreworld.domains.treatment.closed_loop import Job, Run, add_samples, groups_of, run_job, subjects_of
+from foreworld.domains.treatment.figure_track import pictures
 from foreworld.domains.treatment.metrics import UNITS
 from foreworld.domains.treatment.oref0_bridge import require_oref0
 from foreworld.domains.treatment.policies.made import POLICY_ARMS
@@ -53,6 +54,7 @@ def protocol_of(track: Track) -> Protocol:
         metrics=LOOP_METRICS,
         run=_runner(track),
         groups=GROUPS,
+        pictures=pictures,
         keeps=True,
     )
 
