@@ -87,7 +87,7 @@ def evaluate(
     if trust is not None and kept is None:
         raise InputError("--trust is about kept runs; give their folder with --kept")
     runs = None if kept is None else Kept(kept, _words(trust) or ())
-    request = Request(_words(arms), _numbers(seeds), subjects, quick, model, data, runs)
+    request = Request(_words(arms), _numbers(seeds), subjects, quick, model, data, runs, note)
     shown = ", ".join(request.arms or experiment.arms)
     note(f"{experiment.name}: arms {shown}; seeds {seeds}{'; quick' if quick else ''}")
     # A protocol's own words must not get between the lines of JSON.

@@ -66,6 +66,7 @@ class Request:
         model: a trained model's folder; None trains what is needed.
         data: a store of episodes; None collects what is needed.
         kept: finished runs; None keeps none.
+        report: takes a line at each stage; None says nothing. Module-level, as a request goes to other processes.
     """
 
     arms: tuple[str, ...] | None = None
@@ -75,6 +76,12 @@ class Request:
     model: Path | None = None
     data: Path | None = None
     kept: Kept | None = None
+    report: Callable[[str], None] | None = field(default=None, compare=False, repr=False)
+
+    def tell(self, line: str) -> None:
+        """Report a stage."""
+        if self.report is not None:
+            self.report(line)
 
 
 @dataclass(frozen=True)

@@ -47,19 +47,19 @@ def recipe_of(request: Request) -> Recipe:
 
 
 def prepare_all(
-    request: Request, report: Callable[[str], None] = lambda line: None, *, announced: bool = True
+    request: Request, report: Callable[[str], None] | None = None, *, announced: bool = True
 ) -> dict[int, Prepared]:
     """The trained parts of every seed; those still missing are made side by side.
 
     Args:
         request: Seeds, and the model or data that were given.
-        report: Takes a line at each stage.
+        report: Takes a line at each stage; that of the request if None.
         announced: As in `prepare`.
     """
     jobs = [(request, seed, announced) for seed in request.seeds]
     if request.model is not None or request.quick:
         return {job[1]: _prepare(job) for job in jobs}
-    report(f"preparing {len(jobs)} models in {models_folder()} (those that are there are reused)")
+    (report or request.tell)(f"preparing {len(jobs)} models in {models_folder()} (those that are there are reused)")
     return dict(zip(request.seeds, run_all(_prepare, jobs), strict=True))
 
 
@@ -71,7 +71,9 @@ def _prepare(job: tuple[Request, int, bool]) -> Prepared:
     asked = set(request.arms or (*MODEL_ARMS, *DATA_ARMS))
     model, spent = request.model or folder / "model", float("nan")
     if request.model is None and asked & set(MODEL_ARMS):
-        _, spent = prepare(folder, recipe, seed=seed, data=request.data, announced=announced, progress="none")
+        _, spent = prepare(
+            folder, recipe, seed=seed, data=request.data, announced=announced, progress="none", report=request.tell
+        )
         model = model if announced else silent_folder(folder)
     # Some arms learn from the store itself, and some from nothing.
     elif request.data is None and asked & set(DATA_ARMS):

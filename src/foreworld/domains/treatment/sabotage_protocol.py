@@ -110,7 +110,7 @@ def _run(job: _Job) -> _Found:
     return _Found(loop.bg, noticed, refused / steps, unfit / max(steps - KNOWN, 1))
 
 
-def run(request: Request, report: Callable[[str], None] = lambda line: None) -> Sequence[Row]:
+def run(request: Request) -> Sequence[Row]:
     """Each kind of sabotage from the first decision on, on unseen patients, beside the healthy model and the fallback.
 
     Groups are the kinds. `noticed` is the share of patients for whom the model was called invalid at least once,
@@ -120,13 +120,13 @@ def run(request: Request, report: Callable[[str], None] = lambda line: None) -> 
     subjects = subjects_of(request.subjects if request.subjects else 2 if request.quick else 21)
     days = 1 if request.quick else DAYS
     kinds = (HEALTHY, "sign_flipped", "nan") if request.quick else GROUPS
-    made = prepare_all(request, report)
+    made = prepare_all(request)
     jobs = []
     for seed in request.seeds:
         for kind in kinds:
             model, who = made[seed].model, subjects
             if kind == FOREIGN:
-                model = _foreign(seed, report)
+                model = _foreign(seed, request.tell)
                 who = tuple(name for name in subjects if not name.startswith("child"))
             jobs.append(_Job(kind, seed, who, days, model))
     found = list(run_all(_run, jobs, workers=1 if request.quick else None))

@@ -90,7 +90,7 @@ def run_loop(
     request: Request,
     *,
     taken: Callable[[Job, Run], None] = lambda job, run: None,
-    report: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] | None = None,
 ) -> Samples:
     """Run the arms of a closed-loop protocol.
 
@@ -98,9 +98,9 @@ def run_loop(
         track: What happens to whom.
         request: Arms, seeds, subjects.
         taken: Called with every job and what it gave, in order.
-        report: Takes a line at each stage.
+        report: Takes a line at each stage; that of the request if None.
     """
-    arms, config = request.arms or track.arms, track.config
+    arms, config, report = request.arms or track.arms, track.config, report or request.tell
     if request.quick:
         config = config.model_copy(update={"days": 1, "burn_in": 0, "episodes": 1})
     subjects = subjects_of(request.subjects if request.subjects else 4 if request.quick else None, config.groups)
