@@ -39,6 +39,18 @@ def test_the_json_is_the_shape_of_the_architecture_page_and_comes_back(tmp_path)
     assert Evidence.load(tmp_path / "evidence.json") == found
 
 
+def test_a_table_that_is_too_wide_goes_on_below_with_the_arms_again():
+    names = [f"rmse_{m}" for m in (30, 60, 120)]
+    rows = [row(metric=name, unit="mg/dL", value=20.0, low=19.0, high=21.0) for name in names]
+    whole = Evidence.from_json(json.dumps(evidence(*rows)))
+    wide, narrow = whole.table(), whole.table(width=70)
+    assert len(wide.split("\n")) == 3 and "\n\n" not in wide
+    blocks = narrow.split("\n\n")
+    assert len(blocks) > 1 and all(block.split("\n")[1].startswith("foreworld") for block in blocks)
+    assert all(len(line) <= 70 for block in blocks for line in block.split("\n")[:2])
+    assert [name for block in blocks for name in names if name in block] == names
+
+
 @given(
     values=st.lists(st.floats(0.0, 1.0), min_size=1, max_size=4),
     n=st.integers(1, 10**6),

@@ -13,6 +13,8 @@ from cyclopts import Parameter
 from foreworld.cli.output import heartbeat, note, say
 from foreworld.errors import InputError, MissingExtraError
 
+WIDTH = 120  # characters of a printed table
+
 if TYPE_CHECKING:
     from foreworld.evidence.protocol import Protocol
     from foreworld.evidence.rows import Evidence, Row
@@ -175,7 +177,7 @@ def _writable(path: Path, option: str = "--json", what: str = "figures") -> None
 
 def _tables(evidence: Evidence) -> str:
     groups = dict.fromkeys(row.group for row in evidence.rows)
-    return "\n\n".join(evidence.table(group) for group in groups)
+    return "\n\n".join(evidence.table(group, width=WIDTH) for group in groups)
 
 
 def _page(folder: Path, protocol: Protocol, evidence: Evidence, quick: bool) -> Path:

@@ -203,8 +203,14 @@ class Evidence(BaseModel):
         """From a file; raises as `from_dict`, and `FormatError` where it is missing or damaged."""
         return cls.from_dict(read_json(Path(path)), names)
 
-    def table(self, group: str = "all", metrics: Sequence[str] | None = None) -> str:
-        """Plain text: arms as rows, metrics as columns, each figure with its interval; shares in %."""
+    def table(self, group: str = "all", metrics: Sequence[str] | None = None, width: int | None = None) -> str:
+        """Plain text: arms as rows, metrics as columns, each figure with its interval; shares in %.
+
+        Args:
+            group: Whose.
+            metrics: Which; all of them if None.
+            width: Characters of a line, beyond which columns go on below; one of them at least stands in a line.
+        """
         rows = [row for row in self.rows if row.group == group and (metrics is None or row.metric in metrics)]
         columns = list(metrics or dict.fromkeys(row.metric for row in rows))
         cell = {(row.arm, row.metric): row for row in rows}
@@ -217,7 +223,9 @@ class Evidence(BaseModel):
         n = sorted({row.n for row in rows})
         counts = f"{n[0]}" if len(n) == 1 else f"{n[0]}-{n[-1]}" if n else "0"
         foot = f"n = {counts}, seeds {', '.join(map(str, self.seeds))}; 95 % intervals in brackets; {self.machine}"
-        return "\n".join([*align(lines), foot, *self.notes])
+        parts = [lines] if width is None else _beside(lines, width)
+        blocks = "\n\n".join("\n".join(align(part)) for part in parts)
+        return "\n".join([blocks, foot, *self.notes])
 
     def compare(self, other: Evidence, group: str = "all") -> str:
         """Plain text: every figure of this group here, in `other`, and the change, for two runs of one protocol.
@@ -262,6 +270,20 @@ def _cell(row: Row | None) -> str:
     if row.low is None or row.high is None:
         return value
     return f"{value} [{scale * row.low:.{digits}f}, {scale * row.high:.{digits}f}]"
+
+
+def _beside(lines: Sequence[Sequence[str]], width: int) -> list[list[list[str]]]:
+    """The same lines with as many columns at a time, the first in each, as fit into the width."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    blocks: list[list[int]] = [[]]
+    room = width - widths[0]
+    for column in range(1, len(widths)):
+        if blocks[-1] and room < widths[column] + 2:
+            blocks.append([])
+            room = width - widths[0]
+        blocks[-1].append(column)
+        room -= widths[column] + 2
+    return [[[line[0], *(line[column] for column in block)] for line in lines] for block in blocks]
 
 
 def align(lines: Sequence[Sequence[str]]) -> list[str]:
