@@ -18,7 +18,7 @@ from torch import Tensor
 from foreworld.episodes.schema import Channel
 from foreworld.errors import InputError, ModelError
 from foreworld.forecast.novelty import NoveltyModel, disagreement, mahalanobis
-from foreworld.model.interface import Believed, Holding, Imaginer, Ready
+from foreworld.model.interface import Adjusted, Believed, Holding, Imaginer, Ready
 
 # Scenarios of each member. A cost of rare harm must see how far the tails reach: four members at one quantile each end
 # at 1.15 standard deviations, at three each at 1.73.
@@ -176,6 +176,7 @@ class Forecast:
         known: [B] int64 moments of history behind it.
         latents: [E, B, S, H, D] what the model predicted, for what reads more than quantities (a critic); None in a
             forecast that was picked out of another.
+        calibrated: What the model foresaw before it was adapted to a subject; guardrails hold by both. None elsewhere.
     """
 
     points: Tensor
@@ -189,6 +190,7 @@ class Forecast:
     usable: Tensor
     known: Tensor
     latents: Tensor | None = None
+    calibrated: Forecast | None = None
 
     def trajectory_bound(self, guardrail: str, risk: float) -> Tensor:
         """[B, 1] the calibrated score that tightens a guardrail's margin here; raises as `Calibration` does."""
@@ -214,6 +216,28 @@ class Forecast:
             self.novelty[rows, candidate][:, None],
             self.usable[rows, candidate][:, None],
             self.known,
+            calibrated=None if self.calibrated is None else self.calibrated.pick(candidate),
+        )
+
+    def row(self, subject: int) -> Forecast:
+        """The forecast of one subject, with B = 1."""
+        i = slice(subject, subject + 1)
+
+        def of(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: value[i] for name, value in values.items()}
+
+        return Forecast(
+            self.points,
+            {name: value[:, i] for name, value in self.samples.items()},
+            of(self.mean),
+            of(self.scale),
+            of(self.lower),
+            of(self.upper),
+            self.calibration,
+            self.novelty[i],
+            self.usable[i],
+            self.known[i],
+            calibrated=None if self.calibrated is None else self.calibrated.row(subject),
         )
 
 
@@ -278,8 +302,25 @@ class Forecaster:
 
         Where the model gives NaN or infinite values the forecast is NaN, which no guardrail lets pass
         (`require_finite` raises).
+
+        A model that was adapted to its subjects comes with what it foresaw before: guardrails hold by both, and it is
+        trusted no more and no further than before.
         """
-        latents = self.model.respond(imagined.prepared, self.model.normalise_actions(imagined.belief, actions))
+        amounts = self.model.normalise_actions(imagined.belief, actions)
+        forecast = self.of_latents(imagined, self.model.respond(imagined.prepared, amounts))
+        if not isinstance(imagined.prepared, Adjusted):
+            return forecast
+        was = self.of_latents(imagined, self.model.respond(imagined.prepared.calibrated, amounts))
+        return replace(
+            forecast,
+            novelty=torch.maximum(forecast.novelty, was.novelty),
+            usable=torch.minimum(forecast.usable, was.usable),
+            calibrated=was,
+        )
+
+    @torch.no_grad()
+    def of_latents(self, imagined: Imagined, latents: Tensor) -> Forecast:
+        """The calibrated forecast of what the model predicted: latents [E, B, S, H, D] from `respond`."""
         # Before reading: the bounds of a quantity would turn an infinite value into a plausible one.
         if not _all_finite(latents):
             sound = torch.isfinite(latents).all(-1, keepdim=True)

@@ -18,8 +18,7 @@ from torch import Tensor
 from foreworld.episodes.schema import Role, Schema
 from foreworld.errors import InputError
 from foreworld.model.belief import Belief, History
-from foreworld.model.dynamics import Prepared
-from foreworld.model.interface import Sizes
+from foreworld.model.interface import Ready, Sizes
 from foreworld.model.world_model import WorldModel
 
 
@@ -56,11 +55,11 @@ class Around(ABC):
         """As the model."""
         return self.model.normalise_exogenous(belief.belief, exogenous)
 
-    def prepare(self, belief: Any, exogenous: Tensor | None = None) -> Prepared:
+    def prepare(self, belief: Any, exogenous: Tensor | None = None) -> Ready:
         """As the model, of the belief in force."""
         return self.model.prepare(belief.belief, exogenous)
 
-    def respond(self, prepared: Prepared, actions: Tensor) -> Tensor:
+    def respond(self, prepared: Any, actions: Tensor) -> Tensor:
         """As the model."""
         return self.model.respond(prepared, actions)
 

@@ -21,6 +21,8 @@ from torch.nn.functional import gelu, softplus
 from foreworld.errors import SchemaError
 from foreworld.model.ensemble import EnsembleLinear
 from foreworld.model.held import Held, summed
+from foreworld.model.joint import JointResponse
+from foreworld.model.low_rank import Adapter
 
 # Start of the response weights: a dose of one standard deviation first moves a quantity by about a tenth of its own.
 RESPONSE_SCALE = 0.03
@@ -28,6 +30,9 @@ RESPONSE_SCALE = 0.03
 EXOGENOUS_SCALE = 0.1
 # Where saturating response curves level off at first, in normalised units; training moves them.
 SATURATION = (1.0, 4.0)
+# Layers that an adapter may change. Every response passes a softplus after them and has its sign from the schema, so no
+# value of their weights can turn one round.
+ADAPTABLE = ("from_context", "from_exogenous", "hidden", "baseline", "gains", "mixture")
 
 
 class HorizonGrid(BaseModel):
@@ -174,40 +179,6 @@ class Prepared:
         return replace(self, responses=responses, held=held)
 
 
-class JointResponse(nn.Module):
-    """A response to all actions together, from the state, the horizon and the impulse responses; zero without actions.
-
-    What two actions do together need not be the sum of what each does. Unlike the response curves it keeps no sign.
-    """
-
-    def __init__(self, *, context: int, outputs: int, effects: int, horizon: int, members: int, width: int) -> None:
-        super().__init__()
-        self.horizon = nn.Parameter(torch.randn(members, horizon, width) * 0.3)
-        self.from_context = EnsembleLinear(members, context, width)
-        self.from_effects = EnsembleLinear(members, effects, width)
-        self.hidden = EnsembleLinear(members, width, width)
-        self.out = EnsembleLinear(members, width, outputs, gain=0.3)
-
-    def prepare(self, context: Tensor, points: Tensor | slice) -> Tensor:
-        """[E, B, P, W] the hidden layer before any action: context [B, C]."""
-        before: Tensor = self.from_context(context)[:, :, None, :] + self.horizon[:, None, points]
-        return before
-
-    def forward(self, before: Tensor, effects: Tensor) -> Tensor:
-        """[E, B, S, P, outputs] from [E, B, P, W] and effects [B, S, P, actions * kernels]."""
-        members, width = before.shape[0], before.shape[-1]
-        shift = self.from_effects(effects.reshape(-1, effects.shape[-1])) - self.from_effects.bias
-        acted = before[:, :, None] + shift.reshape(members, *effects.shape[:3], width)
-        change = self._value(acted.reshape(members, -1, width)).reshape(*acted.shape[:-1], -1)
-        nothing = self._value(before.reshape(members, -1, width)).reshape(*before.shape[:-1], -1)
-        return change - nothing[:, :, None]
-
-    def _value(self, hidden: Tensor) -> Tensor:
-        hidden = gelu(hidden)
-        out: Tensor = self.out(hidden + gelu(self.hidden(hidden)))
-        return out
-
-
 class ResponseDynamics(nn.Module):
     """An ensemble of direct multi-horizon predictors over one context.
 
@@ -298,30 +269,74 @@ class ResponseDynamics(nn.Module):
             points: [P] indices of the horizon points to predict; all H if None.
         """
         chosen = slice(None) if points is None else points
-        embedding, responses = self.horizon[:, chosen], self.responses[:, chosen]
-        members, batch, horizon = self.members, len(context), responses.shape[1]
-        hidden = self.from_context(context)[:, :, None, :] + embedding[:, None, :, :]
-        if exogenous is not None and self.from_exogenous is not None:
-            effect = torch.einsum("khj,bjx->bhxk", responses, exogenous).flatten(-2) * EXOGENOUS_SCALE
-            shift = self.from_exogenous(effect.reshape(batch * horizon, -1)) - self.from_exogenous.bias
-            hidden = hidden + shift.reshape(members, batch, horizon, -1)
-        hidden = gelu(hidden).reshape(members, batch * horizon, -1)
-        hidden = hidden + gelu(self.hidden(hidden))
-        gains = self.gains(hidden).reshape(members, batch, horizon, self.quantities, -1)
-        sign = self.signs[:, :, None].expand(-1, -1, self.curves).flatten(1)
-        weights = self.mixture(context).reshape(members, batch, self.actions, self.kernels, self.curves)
-        known = (self.signs != 0).any(0)[:, None, None]
+        hidden = self._hidden(context, exogenous, chosen)
         return Prepared(
             context=context,
-            baseline=self.baseline(hidden).reshape(members, batch, horizon, -1),
-            gains=torch.where(sign != 0, sign * softplus(gains - 1.0), gains),
-            weights=RESPONSE_SCALE * torch.where(known, softplus(weights), weights),
-            responses=responses,
+            baseline=self._split(self.baseline(hidden), len(context)),
+            gains=self._signed(self.gains(hidden), len(context)),
+            weights=self._mixed(self.mixture(context)),
+            responses=self.responses[:, chosen],
             levels=self.levels.exp(),
-            sizes=context.new_ones(horizon, self.quantities),
+            sizes=context.new_ones(self.responses[:, chosen].shape[1], self.quantities),
             last=context.new_zeros(len(context), self.quantities),
             joint=None if self.joint is None else self.joint.prepare(context, chosen),
         )
+
+    def adapted(self, prepared: Prepared, exogenous: Tensor | None, adapter: Adapter) -> Prepared:
+        """The same with adapted layers: other quantities and responses, of the same signs; all else as it was.
+
+        Log scales stay those of the model itself, for what is calibrated is calibrated in units of them.
+
+        Args:
+            prepared: At all H points, before `hold`.
+            exogenous: As given to `prepare`.
+            adapter: Of B subjects, or of one for all rows; its layers are among `ADAPTABLE`.
+        """
+        context, q = prepared.context, self.quantities
+        hidden = self._hidden(context, exogenous, slice(None), adapter)
+        baseline = self._split(adapter.apply("baseline", self.baseline, hidden), len(context))
+        return replace(
+            prepared,
+            baseline=torch.cat([baseline[..., :q], prepared.baseline[..., q:]], dim=-1),
+            gains=self._signed(adapter.apply("gains", self.gains, hidden), len(context)),
+            weights=self._mixed(adapter.apply("mixture", self.mixture, context)),
+        )
+
+    def _hidden(
+        self, context: Tensor, exogenous: Tensor | None, chosen: Tensor | slice, adapter: Adapter | None = None
+    ) -> Tensor:
+        """[E, B * P, width] what baseline and gains are read from."""
+
+        def through(name: str, layer: EnsembleLinear, x: Tensor) -> Tensor:
+            out: Tensor = layer(x) if adapter is None else adapter.apply(name, layer, x)
+            return out
+
+        embedding, responses = self.horizon[:, chosen], self.responses[:, chosen]
+        members, batch, horizon = self.members, len(context), responses.shape[1]
+        hidden = through("from_context", self.from_context, context)[:, :, None, :] + embedding[:, None, :, :]
+        if exogenous is not None and self.from_exogenous is not None:
+            effect = torch.einsum("khj,bjx->bhxk", responses, exogenous).flatten(-2) * EXOGENOUS_SCALE
+            shift = through("from_exogenous", self.from_exogenous, effect.reshape(batch * horizon, -1))
+            hidden = hidden + (shift - self.from_exogenous.bias).reshape(members, batch, horizon, -1)
+        hidden = gelu(hidden).reshape(members, batch * horizon, -1)
+        return hidden + gelu(through("hidden", self.hidden, hidden))
+
+    def _split(self, rows: Tensor, batch: int) -> Tensor:
+        """[E, B * P, ...] by subject: [E, B, P, ...]."""
+        return rows.reshape(self.members, batch, rows.shape[1] // max(batch, 1), rows.shape[-1])
+
+    def _signed(self, gains: Tensor, batch: int) -> Tensor:
+        """[E, B, P, Q, A * J] gains with their signs, where the schema gives one."""
+        gains = self._split(gains, batch)
+        gains = gains.reshape(*gains.shape[:-1], self.quantities, self.actions * self.curves)
+        sign = self.signs[:, :, None].expand(-1, -1, self.curves).flatten(1)
+        return torch.where(sign != 0, sign * softplus(gains - 1.0), gains)
+
+    def _mixed(self, weights: Tensor) -> Tensor:
+        """[E, B, A, K, J] mixture of the impulse responses; of no sign of its own where one is given."""
+        weights = weights.reshape(*weights.shape[:-1], self.actions, self.kernels, self.curves)
+        known = (self.signs != 0).any(0)[:, None, None]
+        return RESPONSE_SCALE * torch.where(known, softplus(weights), weights)
 
     def respond(self, prepared: Prepared, actions: Tensor) -> Tensor:
         """Add the responses to candidate actions.

@@ -53,6 +53,15 @@ class Holding(Protocol):
         """
 
 
+@runtime_checkable
+class Adjusted(Protocol):
+    """What a `Ready` offers besides where the model was changed after its calibration."""
+
+    @property
+    def calibrated(self) -> Ready:
+        """The same of the model as it was calibrated."""
+
+
 class Sizes(Protocol):
     """What must be known of a model's configuration."""
 

@@ -122,9 +122,15 @@ class StateGuardrail(Guardrail):
         return torch.where(torch.isnan(distance).any(-1), torch.full_like(least, torch.nan), least), there
 
     def margin(self, forecast: Forecast, actions: Tensor, history: History) -> Tensor:
-        """Least predicted distance minus the calibrated score times the predicted scale."""
+        """Least predicted distance minus the calibrated score times the predicted scale.
+
+        Of a model that was adapted to a subject, the lesser one of before and after: what lets more pass than the
+        model that was calibrated is not calibrated.
+        """
         least, scale = self.predicted(forecast)
         margin = least - forecast.trajectory_bound(self.name, self.risk) * scale
+        if forecast.calibrated is not None:
+            margin = torch.minimum(margin, self.margin(forecast.calibrated, actions, history))
         # Beyond the usable horizon nothing is known: such a candidate cannot be shown to be safe.
         return torch.where(forecast.usable >= self.horizon, margin, torch.full_like(margin, torch.nan))
 

@@ -21,6 +21,7 @@ from foreworld.domains.treatment.windows import (
     windows_at,
 )
 from foreworld.errors import InputError
+from foreworld.forecast.adapter import Adapted
 from foreworld.forecast.forecaster import Forecaster
 from foreworld.model.belief import History
 from foreworld.model.dynamics import HorizonGrid
@@ -40,7 +41,7 @@ def beliefs_along(model: Imaginer, history: History, at: Tensor) -> Believed:
     """
     if isinstance(model, WorldModel):
         return beliefs_at(model.encode_all(history), at)
-    if isinstance(model, LinearModel):
+    if isinstance(model, LinearModel | Adapted):
         return model.encode_at(history, at)
     raise InputError(f"{type(model).__name__} cannot encode many moments at once; give a WorldModel or a LinearModel")
 

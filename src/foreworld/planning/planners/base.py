@@ -240,7 +240,7 @@ class Decisions:
                 reason, self._detail(i, reason), actions, space.channels, margins, "", self.provenance, guardrails
             )
         rejected = (self._alternative(i, names),) if bool(self.rejected_any[i]) else ()
-        forecast = _one(self.chosen.forecast, i)
+        forecast = self.chosen.forecast.row(i)
         cost = float(self.chosen.cost[i, 0])
         schema = self.problem.forecaster.model.schema
         return Plan(
@@ -278,25 +278,6 @@ class Decisions:
                 f"guardrail {farthest.name} looks {farthest.horizon} steps ahead."
             )
         return "No candidate meets every guardrail."
-
-
-def _one(forecast: Forecast, i: int) -> Forecast:
-    def of(values: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: value[i : i + 1] for name, value in values.items()}
-
-    samples = {name: value[:, i : i + 1] for name, value in forecast.samples.items()}
-    return Forecast(
-        forecast.points,
-        samples,
-        of(forecast.mean),
-        of(forecast.scale),
-        of(forecast.lower),
-        of(forecast.upper),
-        forecast.calibration,
-        forecast.novelty[i : i + 1],
-        forecast.usable[i : i + 1],
-        forecast.known[i : i + 1],
-    )
 
 
 class Planner(ABC):
