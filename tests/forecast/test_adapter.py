@@ -10,6 +10,7 @@ from foreworld.errors import InputError
 from foreworld.forecast import adapter as adapter_module
 from foreworld.forecast.adapter import AdaptConfig, Adapted, adapt
 from foreworld.forecast.forecaster import Calibration, Forecaster
+from foreworld.forecast.novelty import disagreement
 from foreworld.forecast.recent import Forgetful
 from foreworld.learning.adapt import fit_adapter, past_of
 from foreworld.model.belief import History
@@ -19,7 +20,9 @@ from foreworld.model.world_model import WorldModel, WorldModelConfig
 from foreworld.planning.guardrail import StateGuardrail
 
 GRID = HorizonGrid(points=(1, 2, 4, 6))
-CONFIG = AdaptConfig(warmup=6, least=40, held_out=40, stride=1, steps=40, lr=1e-2)
+CONFIG = AdaptConfig(
+    layers=("hidden", "baseline", "gains", "mixture"), warmup=6, least=40, held_out=40, stride=1, steps=40, lr=1e-2
+)
 EVERY = CONFIG.model_copy(update={"layers": ADAPTABLE})
 RAIL = StateGuardrail(name="low", quantity="level", bound=-9.0, unit="u", source="test", risk=0.1, horizon=6)
 
@@ -206,7 +209,7 @@ def row_of(forecaster, found, h, row):
     return one.forecast(imagined, doses.expand(len(h), -1, -1, -1)).row(row)
 
 
-def test_a_plan_must_pass_every_guardrail_before_and_after_and_is_trusted_no_further(forecaster):
+def test_a_plan_must_pass_every_guardrail_before_and_after(forecaster):
     h = lived(2, gain=-1.0)
     own, was = (forecast(one, h) for one in (adapt(forecaster, h, CONFIG).forecaster, forecaster))
     alone = dataclasses.replace(own, calibrated=None, usable=was.usable)
@@ -214,9 +217,35 @@ def test_a_plan_must_pass_every_guardrail_before_and_after_and_is_trusted_no_fur
     known = ~torch.isnan(margins[0])
     expected = torch.minimum(margins[1], margins[2])
     torch.testing.assert_close(margins[0][known], expected[known])
-    assert (own.novelty >= was.novelty).all() and (own.usable <= was.usable).all()
     picked = own.pick(torch.tensor([3, 1])).row(1)
     assert_same_forecast(picked.calibrated, was.pick(torch.tensor([3, 1])).row(1))
+
+
+def test_an_adapted_model_is_trusted_no_more_and_no_further_than_before(forecaster):
+    model, h, amounts = forecaster.model, lived(), torch.linspace(0, 9, 5).reshape(1, 5, 1, 1)
+    amounts = amounts.expand(-1, -1, len(GRID), -1)
+    # Novel by disagreement alone, with limits at what the members disagree by before.
+    latents = model.respond(model.prepare(model.encode(h)), model.normalise_actions(model.encode(h), amounts))
+    means, scale = model.read(latents)["level"], model.read_scale(latents)["level"].mean(0)
+    limits = tuple(disagreement(means, scale).mean((0, 1)).tolist())
+    distant = forecaster.calibration.novelty.model_copy(update={"distance": 1e6, "disagreement": limits})
+    layers = {name: getattr(model.dynamics, name) for name in ADAPTABLE}
+    nearer = farther = longer = 0
+    for seed in range(10):
+        generator = torch.Generator().manual_seed(seed)
+        start = Adapter.start(layers, 2, generator)
+        up = {name: 0.1 * torch.randn(value.shape, generator=generator) for name, value in start.up.items()}
+        one = Forecaster(Adapted(model, dataclasses.replace(start, up=up)), Calibration(novelty=distant))
+        imagined = one.begin(one.model.encode(h))
+        both = one.forecast(imagined, amounts)
+        prepared, scaled = imagined.prepared, one.model.normalise_actions(imagined.belief, amounts)
+        own, was = (one.of_latents(imagined, model.respond(p, scaled)) for p in (prepared.own, prepared.calibrated))
+        assert torch.equal(both.novelty, torch.maximum(own.novelty, was.novelty))
+        assert torch.equal(both.usable, torch.minimum(own.usable, was.usable))
+        nearer += bool((own.novelty < was.novelty).any())
+        longer += bool((own.usable > was.usable).any())
+        farther += bool((own.novelty > was.novelty).any())
+    assert nearer and farther and longer
 
 
 def test_missing_readings_are_skipped_and_broken_numbers_are_rejected_not_raised(forecaster):

@@ -47,6 +47,19 @@ def test_moving_inwards_at_any_step_never_lowers_the_margin(values, at, by, sens
     assert margin(rail(sense=sense), moved) >= margin(rail(sense=sense), values) - 1e-3
 
 
+@given(levels, levels)
+def test_an_adapted_model_never_loosens_a_guardrail(own, calibrated):
+    both = dataclasses.replace(forecast(own), calibrated=forecast(calibrated))
+    found = float(rail().margin(both, None, None))
+    assert found == min(margin(rail(), own), margin(rail(), calibrated))
+
+
+def test_what_was_not_known_before_a_model_was_adapted_is_not_known_after():
+    for was in (forecast([math.nan] * 5), forecast([200.0] * 5, usable=4)):
+        both = dataclasses.replace(forecast([200.0] * 5), calibrated=was)
+        assert math.isnan(float(rail().margin(both, None, None)))
+
+
 @given(st.floats(0, 50), st.floats(0, 50), st.floats(0.01, 20))
 def test_a_larger_score_only_lowers_the_margin(a, b, scale):
     low, high = sorted((a, b))

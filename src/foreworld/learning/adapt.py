@@ -28,7 +28,7 @@ class AdapterConfig(Options):
     """How an adapter is fitted.
 
     Attributes:
-        layers: What is changed, of `ADAPTABLE`.
+        layers: What is changed, of `ADAPTABLE`; by default how strongly and how fast actions act.
         rank: Of the change.
         steps: Gradient steps, each on all of the moments.
         lr: Step size of Adam.
@@ -37,11 +37,11 @@ class AdapterConfig(Options):
         seed: Of the start of the adapter, the same for every subject.
     """
 
-    layers: tuple[str, ...] = ("hidden", "baseline", "gains", "mixture")
+    layers: tuple[str, ...] = ("gains", "mixture")
     rank: int = Field(default=4, ge=1)
     steps: int = Field(default=30, ge=1)
-    lr: float = Field(default=3e-3, gt=0)
-    stride: int = Field(default=6, ge=1)
+    lr: float = Field(default=1e-3, gt=0)
+    stride: int = Field(default=12, ge=1)
     warmup: int = Field(default=72, ge=0)
     seed: int = 0
 

@@ -8,13 +8,13 @@ import torch
 
 from foreworld.domains.treatment.dosing import basal_step
 from foreworld.domains.treatment.forecasting import DAY, ForecastConfig, record_therapy
-from foreworld.domains.treatment.loop import Loop, run_agent
+from foreworld.domains.treatment.loop import Loop, insulin_agent, run_agent
 from foreworld.domains.treatment.personalisation import protocol as protocol_module
 from foreworld.domains.treatment.personalisation import step_change as step_module
 from foreworld.domains.treatment.personalisation.figure import pictures
-from foreworld.domains.treatment.personalisation.known import scores_by_days
+from foreworld.domains.treatment.personalisation.known import adapted_by_days, scores_by_days
 from foreworld.domains.treatment.personalisation.protocol import METRICS, above_population, protocol, ratios
-from foreworld.domains.treatment.personalisation.settings import ARMS, QUICK, KnownConfig, StepConfig
+from foreworld.domains.treatment.personalisation.settings import ADAPTED, ARMS, QUICK, KnownConfig, StepConfig
 from foreworld.domains.treatment.personalisation.step_change import (
     beliefs,
     changed,
@@ -23,14 +23,17 @@ from foreworld.domains.treatment.personalisation.step_change import (
     score_step,
     window_of,
 )
+from foreworld.domains.treatment.scenario import Scenario
 from foreworld.domains.treatment.schema import SCHEMA
 from foreworld.domains.treatment.settings import MODEL
+from foreworld.domains.treatment.simulator import Simulator
 from foreworld.domains.treatment.tables import load_patients
 from foreworld.episodes.schema import Role, Statistics
 from foreworld.errors import InputError
 from foreworld.evidence.protocol import Request
 from foreworld.evidence.rows import Evidence
 from foreworld.evidence.samples import Samples
+from foreworld.forecast.adapter import adapt
 from foreworld.forecast.adaptive import AdaptiveBands, AdaptiveConfig
 from foreworld.forecast.forecaster import Forecaster
 from foreworld.forecast.recent import Forgetful
@@ -86,6 +89,36 @@ def test_only_what_is_known_of_a_person_differs_between_days_of_history(record, 
     assert (other[1].squared != found[1].squared).all()
     with pytest.raises(InputError, match="before the first scored moment"):
         scores_by_days(forecaster, record, KnownConfig(forecast=THERAPY, days=(2,)))
+
+
+def test_an_adapter_is_fitted_on_the_days_before_the_first_scored_moment(record, forecaster):
+    config, adapting = KnownConfig(forecast=THERAPY, days=(0, 1)), QUICK.adapt
+    found = adapted_by_days(forecaster, record, config, adapting)
+    assert [*found] == [1]
+    assert found[1].accepted.shape == (len(NAMES),)
+    kept = scores_by_days(forecaster, record, config)[1]
+    np.testing.assert_array_equal(found[1].scores.count, kept.count)
+    for row, accepted in enumerate(found[1].accepted):
+        assert (found[1].scores.squared[row] == kept.squared[row]).all() != bool(accepted)
+    # An update that gains this much there is none: all keep the model, to the last bit.
+    strict = adapted_by_days(forecaster, record, config, adapting.model_copy(update={"better": 0.99}))
+    assert not strict[1].accepted.any()
+    np.testing.assert_array_equal(strict[1].scores.squared, kept.squared)
+    # What is scored is never fitted on.
+    scored = replace(record, history=raised(record.history, 2 * DAY + 1, 3 * DAY))
+    np.testing.assert_array_equal(adapted_by_days(forecaster, scored, config, adapting)[1].accepted, found[1].accepted)
+
+
+def test_an_agent_plans_with_an_adapted_model_as_with_any_other(record, forecaster):
+    small = untrained(MODEL.model_copy(update={"width": 8, "hidden": 8, "members": 2, "latent": 2}))
+    settings = QUICK.adapt.model_copy(update={"better": 0.99})
+    loops = []
+    for one in (Forecaster(small), adapt(Forecaster(small), record.history, settings).forecaster):
+        patients = load_patients(NAMES)
+        simulator = Simulator(patients, Scenario.draw(patients, THERAPY.scenario.model_copy(update={"days": 1}), 0))
+        loops.append(run_agent(insulin_agent(one), simulator, steps=8))
+    # Both were rejected, so it is the same model, asked twice.
+    np.testing.assert_allclose(loops[0].insulin, loops[1].insulin, atol=1e-6)
 
 
 def test_sensitivity_drops_at_the_hour_and_stays():
@@ -169,7 +202,7 @@ def test_the_picture_is_drawn_from_whatever_rows_there_are():
     of = protocol()
     for rows in ((), tuple(made_rows())):
         evidence = Evidence(
-            protocol=of.name, version=1, hash=of.hash, seeds=(0,), machine="", cpu_seconds=0, rows=rows, names=of.names
+            protocol=of.name, version=2, hash=of.hash, seeds=(0,), machine="", cpu_seconds=0, rows=rows, names=of.names
         )
         (picture,) = pictures(evidence)
         assert picture.content[:4] == b"\x89PNG"
@@ -198,10 +231,13 @@ def test_the_protocol_gives_every_metric_of_every_part(tmp_path, monkeypatch):
     request = Request(seeds=(0,), subjects=2, quick=True, model=tmp_path / "model")
     evidence = protocol().evaluate(request)
     of_all = {row.metric for row in evidence.rows if row.group == "all"}
-    late = {f"{w}_after_{d}d" for w in ("rmse_60", "rmse_120", "coverage_90") for d in (2, 3, 5, 7, 10)}
+    late = {f"{w}_after_{d}d" for w in ("rmse_60", "rmse_120", "coverage_90", "accepted") for d in (2, 3, 5, 7, 10)}
     assert of_all == set(METRICS) - late - {f"time_in_range_day_{day}" for day in range(2, 15)}
     assert {row.arm for row in evidence.rows if row.metric == "coverage_90_all_48_72h"} == set(ARMS)
     assert {row.group for row in evidence.rows} >= {"all", "unseen"}
+    # Gradient steps are scored beside what they were taken from, where the days suffice for them, and nowhere else.
+    adapted = {row.metric for row in evidence.rows if row.arm == ADAPTED}
+    assert adapted == {f"{what}_after_1d" for what in ("rmse_60", "rmse_120", "coverage_90", "accepted")}
     # One log and one set of weights: before anything is renewed the two forecast alike, and the bands alone differ.
     errors = {arm: evidence.row(arm, "rmse_60_before").value for arm in ARMS}
     assert errors["foreworld"] == pytest.approx(errors["foreworld_fixed"], rel=1e-4)

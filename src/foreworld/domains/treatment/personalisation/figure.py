@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from foreworld.domains.treatment import figure_style as fs
-from foreworld.domains.treatment.personalisation.settings import ARMS, PersonalisationConfig
+from foreworld.domains.treatment.personalisation.settings import ADAPTED, ARMS, PersonalisationConfig
 from foreworld.domains.treatment.personalisation.step_change import WINDOWS
 from foreworld.evidence.report import Picture
 from foreworld.evidence.rows import Evidence, Row
@@ -89,6 +89,8 @@ def _known(axes: Axes, rows: dict[tuple[str, str], Row]) -> None:
     for index, minutes in enumerate((60, 120)):
         found = [rows.get(("foreworld_fixed", f"rmse_{minutes}_after_{day}d")) for day in days]
         _line(axes, [*days], found, 1.0, f"{minutes} min ahead", fs.INK, ("o", "s")[index], "-")
+        found = [rows.get((ADAPTED, f"rmse_{minutes}_after_{day}d")) for day in days]
+        _line(axes, [*days], found, 1.0, f"{minutes} min ahead, adapted", fs.SOFT, ("o", "s")[index], "--")
     axes.set_title("Forecast error by what is known of the person")
     axes.set_xlabel("days of history (0: six to twelve hours)")
     axes.set_ylabel("root mean square error, mg/dL")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,14 @@ from foreworld.domains.treatment.closed_loop import STEPS_A_DAY, groups_of, subj
 from foreworld.domains.treatment.forecasting import ForecastScores, record_therapy
 from foreworld.domains.treatment.loop import Loop, insulin_agent, planner_share, run_agent
 from foreworld.domains.treatment.personalisation.figure import pictures
-from foreworld.domains.treatment.personalisation.known import scores_by_days
-from foreworld.domains.treatment.personalisation.settings import ARMS, QUICK, PersonalisationConfig, forecaster_of
+from foreworld.domains.treatment.personalisation.known import AdaptedScores, adapted_by_days, scores_by_days
+from foreworld.domains.treatment.personalisation.settings import (
+    ADAPTED,
+    ARMS,
+    QUICK,
+    PersonalisationConfig,
+    forecaster_of,
+)
 from foreworld.domains.treatment.personalisation.step_change import (
     AHEAD,
     WINDOWS,
@@ -42,6 +48,7 @@ CONFIG = PersonalisationConfig()
 ABOVE = "time_in_range_above_population"
 METRICS = (
     *(f"{what}_after_{days}d" for what in ("rmse_60", "rmse_120", "coverage_90") for days in CONFIG.known.days),
+    *(f"accepted_after_{days}d" for days in CONFIG.known.days if days),
     "time_in_range", "time_below_70", "time_below_54", "refusals", ABOVE,
     *(f"time_in_range_day_{day}" for day in range(1, CONFIG.loop.days + 1)),
     *(f"{what}_{ahead}_{window}" for what in ("coverage_90", "width", "rmse") for ahead in AHEAD for window in WINDOWS),
@@ -52,7 +59,7 @@ METRICS = (
 
 @dataclass(frozen=True)
 class _Job:
-    """What one process does: `kind` is `known`, `control` or `step`."""
+    """What one process does: `kind` is `known`, `adapted`, `control` or `step`."""
 
     kind: str
     arm: str
@@ -78,6 +85,12 @@ def _known(job: _Job) -> dict[int, ForecastScores]:
     return scores_by_days(load_forecaster(job.model), record, job.config.known)
 
 
+def _adapted(job: _Job) -> dict[int, AdaptedScores]:
+    torch.set_num_threads(1)
+    record = record_therapy(load_patients(job.subjects), job.config.known.forecast, job.seed)
+    return adapted_by_days(load_forecaster(job.model), record, job.config.known, job.config.adapt)
+
+
 def _control(job: _Job) -> Loop:
     torch.set_num_threads(1)
     patients, config = load_patients(job.subjects), job.config.loop
@@ -100,16 +113,24 @@ def _step(job: _Job) -> _Step:
     return _Step(kept.names, in_range_by_window(loop.bg, config.step), scores)
 
 
-def _work(job: _Job) -> dict[int, ForecastScores] | Loop | _Step:
+Found = dict[int, ForecastScores] | dict[int, AdaptedScores] | Loop | _Step
+
+
+def _work(job: _Job) -> Found:
     """A module-level function, so that other processes can run it."""
-    if job.kind == "known":
-        return _known(job)
-    return _control(job) if job.kind == "control" else _step(job)
+    kinds: dict[str, Callable[[_Job], Found]] = {
+        "known": _known,
+        "adapted": _adapted,
+        "control": _control,
+        "step": _step,
+    }
+    return kinds[job.kind](job)
 
 
 def run(request: Request) -> Sequence[Row]:
     """The three parts on table patients, the unseen first; see docs/personalisation.md for the metrics."""
-    arms, config = request.arms or ARMS, QUICK if request.quick else CONFIG
+    asked, config = request.arms or (*ARMS, ADAPTED), QUICK if request.quick else CONFIG
+    arms = [arm for arm in asked if arm != ADAPTED]
     subjects = subjects_of(request.subjects if request.subjects else 3 if request.quick else None)
     made = prepare_all(Request(("foreworld",), request.seeds, None, request.quick, request.model, request.data))
     jobs = []
@@ -117,10 +138,12 @@ def run(request: Request) -> Sequence[Row]:
         common = (seed, subjects, made[seed].model, config)
         if FIXED in arms:
             jobs.append(_Job("known", FIXED, *common))
+        if ADAPTED in asked:
+            jobs.append(_Job("adapted", ADAPTED, *common))
         jobs += [_Job("control", arm, *common) for arm in arms]
         looped = [arm for arm in LOOPED if arm == FIXED or arm in arms]
-        jobs += [_Job("step", arm, *common, arms=arms if arm == FIXED else ()) for arm in looped]
-    samples = Samples(request.seeds, NAMES | Names(frozenset(ARMS), frozenset(GROUPS), frozenset(METRICS)))
+        jobs += [_Job("step", arm, *common, arms=tuple(arms) if arm == FIXED else ()) for arm in looped]
+    samples = Samples(request.seeds, NAMES | Names(frozenset((*ARMS, ADAPTED)), frozenset(GROUPS), frozenset(METRICS)))
     squared: dict[tuple[str, str], Squared] = {}
     for job, found in zip(jobs, run_all(_work, jobs, workers=1 if request.quick else None), strict=True):
         if isinstance(found, Loop):
@@ -132,9 +155,12 @@ def run(request: Request) -> Sequence[Row]:
     return [*samples.rows(), *above_population(samples, arms), *ratios(squared, request.seeds)]
 
 
-def _add_known(samples: Samples, job: _Job, found: dict[int, ForecastScores]) -> None:
-    for days, scores in found.items():
+def _add_known(samples: Samples, job: _Job, found: dict[int, ForecastScores] | dict[int, AdaptedScores]) -> None:
+    for days, part in found.items():
+        scores = part.scores if isinstance(part, AdaptedScores) else part
         groups = groups_of(scores.subjects)
+        if isinstance(part, AdaptedScores):
+            samples.add(job.arm, f"accepted_after_{days}d", job.seed, scores.subjects, part.accepted, groups)
         for minutes in (60, 120):
             samples.add(
                 job.arm, f"rmse_{minutes}_after_{days}d", job.seed, scores.subjects, scores.at(minutes), groups,
@@ -255,13 +281,13 @@ def protocol() -> Protocol:
     """The protocol."""
     return Protocol(
         name="treatment/personalisation",
-        version=1,
+        version=2,
         description=(
             "Does it learn the person? Forecast error and control by days of history, and recovery of forecasts, bands "
             "and control after insulin sensitivity drops by 40 % on day 8 and stays there; table patients."
         ),
         settings=CONFIG.model_dump(mode="json") | {"recipe": FULL.model_dump(mode="json")},
-        arms=ARMS,
+        arms=(*ARMS, ADAPTED),
         metrics=METRICS,
         run=run,
         groups=GROUPS,

@@ -11,6 +11,7 @@ from foreworld.domains.treatment.forecasting import ForecastConfig
 from foreworld.domains.treatment.scenario import ScenarioConfig
 from foreworld.domains.treatment.tracks import LoopConfig
 from foreworld.errors import InputError
+from foreworld.forecast.adapter import AdaptConfig
 from foreworld.forecast.adaptive import AdaptiveConfig
 from foreworld.forecast.forecaster import Forecaster
 from foreworld.forecast.recent import Forgetful
@@ -18,6 +19,7 @@ from foreworld.forecast.renewing import RenewConfig, Renewing
 from foreworld.model.world_model import WorldModel
 
 ARMS = ("foreworld", "foreworld_fixed", "population")
+ADAPTED = "adapted"  # of the error by days of history alone: in the loop it would have to be fitted anew every day
 MEMORY = 72  # steps: six hours, which hold most of the insulin that still acts and little of the person
 
 
@@ -71,6 +73,7 @@ class PersonalisationConfig(BaseModel):
         memory: Steps that the arm `population` remembers.
         renew: Of the arm `foreworld`: when a younger picture of a person takes over.
         bands: Of the arm `foreworld`: how its bands follow a person.
+        adapt: Of the arm `adapted`: gradient steps on the days that are known.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,6 +85,7 @@ class PersonalisationConfig(BaseModel):
     memory: int = MEMORY
     renew: RenewConfig = RenewConfig()
     bands: AdaptiveConfig = AdaptiveConfig()
+    adapt: AdaptConfig = AdaptConfig()
 
 
 QUICK = PersonalisationConfig(
@@ -89,6 +93,7 @@ QUICK = PersonalisationConfig(
     loop=LoopConfig(days=1, burn_in=0),
     learnt=0,
     step=StepConfig(before=14, window=3, burn_in=2),
+    adapt=AdaptConfig(warmup=36, least=72, held_out=144, steps=3),
 )
 
 
