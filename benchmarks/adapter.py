@@ -136,8 +136,9 @@ def main() -> None:
     result = {
         "format": 1,
         "benchmark": "adapter",
-        "command": f"python benchmarks/adapter.py --people {options.people} --seeds {options.seeds} "
-        f"--days {options.days} --logged {options.logged} --spread {options.spread:g} --records {options.records:g}",
+        "command": f"python benchmarks/adapter.py --model {options.model} --people {options.people} "
+        f"--seeds {options.seeds} --days {options.days} --logged {options.logged} --spread {options.spread:g} "
+        f"--records {options.records:g}",
         "machine": machine(),
         "cpu_seconds": round(cpu_seconds() - began, 1),
         "config": config.model_dump(mode="json"),

@@ -17,7 +17,7 @@ from foreworld.model.belief import History
 from foreworld.model.dynamics import ADAPTABLE, HorizonGrid
 from foreworld.model.low_rank import Adapter
 from foreworld.model.world_model import WorldModel, WorldModelConfig
-from foreworld.planning.guardrail import StateGuardrail
+from foreworld.planning.guardrail import StateGuardrail, margin_of
 
 GRID = HorizonGrid(points=(1, 2, 4, 6))
 CONFIG = AdaptConfig(
@@ -213,7 +213,7 @@ def test_a_plan_must_pass_every_guardrail_before_and_after(forecaster):
     h = lived(2, gain=-1.0)
     own, was = (forecast(one, h) for one in (adapt(forecaster, h, CONFIG).forecaster, forecaster))
     alone = dataclasses.replace(own, calibrated=None, usable=was.usable)
-    margins = [RAIL.margin(one, None, None) for one in (own, alone, was)]
+    margins = [margin_of(RAIL, one, None, None) for one in (own, alone, was)]
     known = ~torch.isnan(margins[0])
     expected = torch.minimum(margins[1], margins[2])
     torch.testing.assert_close(margins[0][known], expected[known])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from foreworld.errors import InputError
 from foreworld.forecast.forecaster import Calibration, Forecast, Stage
-from foreworld.planning.guardrail import StateGuardrail, check_guardrails, digest
+from foreworld.planning.guardrail import StateGuardrail, check_guardrails, digest, margin_of
 
 
 def rail(**change):
@@ -50,14 +50,14 @@ def test_moving_inwards_at_any_step_never_lowers_the_margin(values, at, by, sens
 @given(levels, levels)
 def test_an_adapted_model_never_loosens_a_guardrail(own, calibrated):
     both = dataclasses.replace(forecast(own), calibrated=forecast(calibrated))
-    found = float(rail().margin(both, None, None))
+    found = float(margin_of(rail(), both, None, None))
     assert found == min(margin(rail(), own), margin(rail(), calibrated))
 
 
 def test_what_was_not_known_before_a_model_was_adapted_is_not_known_after():
     for was in (forecast([math.nan] * 5), forecast([200.0] * 5, usable=4)):
         both = dataclasses.replace(forecast([200.0] * 5), calibrated=was)
-        assert math.isnan(float(rail().margin(both, None, None)))
+        assert math.isnan(float(margin_of(rail(), both, None, None)))
 
 
 @given(st.floats(0, 50), st.floats(0, 50), st.floats(0.01, 20))

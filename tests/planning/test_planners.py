@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from foreworld.conformance import check_planner
 from foreworld.conformance.toy import Needle, ToyObjective, select, toy_problem
 from foreworld.errors import InputError
+from foreworld.forecast.forecaster import Forecaster
 from foreworld.planning.guardrail import Guardrail
 from foreworld.planning.plan import Plan, Reason, Refusal
 from foreworld.planning.planners.base import judge, uniforms
@@ -190,3 +191,20 @@ def test_an_infinite_reward_does_not_hide_the_rejected_alternative():
     answer = CEMPlanner().plan(toy_problem({"start": (5.0,)}, objective=Endless(target=50.0)))[0]
     assert isinstance(answer, Plan)
     assert answer.rejected[0].guardrail == "cap" and 0.9 < float(answer.rejected[0].actions[0, 0]) <= 1.0
+
+
+class Learned(Forecaster):
+    """Has learned that the level is far above its floor, where the model as calibrated foresaw it below."""
+
+    def forecast(self, imagined, actions):
+        was = super().forecast(imagined, actions)
+        return replace(was, mean={"level": was.mean["level"] + 50.0}, calibrated=was)
+
+
+def test_no_plan_passes_that_the_model_as_it_was_calibrated_would_not_let_pass():
+    problem = toy_problem({"start": (-5.0,)})
+    adapted = replace(problem, forecaster=Learned(problem.forecaster.model, problem.forecaster.calibration))
+    found = [judge(one, one.space.lower[:, None]) for one in (problem, adapted)]
+    assert not found[0].feasible.any()
+    assert not found[1].feasible.any()
+    torch.testing.assert_close(found[1].margins, found[0].margins)

@@ -19,7 +19,7 @@ from foreworld.errors import InputError
 from foreworld.forecast.forecaster import Forecast, Forecaster, Imagined
 from foreworld.model.belief import History
 from foreworld.model.world_model import WorldModel
-from foreworld.planning.guardrail import Guardrail
+from foreworld.planning.guardrail import Guardrail, margin_of
 from foreworld.planning.objective import Objective
 from foreworld.planning.profile import Profile
 
@@ -180,7 +180,7 @@ def _imagine(
     imagined = forecaster.begin(forecaster.model.encode(history))
     actions = candidates.expand(len(history), -1, -1, -1)
     forecast = forecaster.forecast(imagined, actions)
-    margins = torch.stack([g.margin(forecast, actions, history) for g in guardrails]).nan_to_num(nan=-torch.inf)
+    margins = torch.stack([margin_of(g, forecast, actions, history) for g in guardrails]).nan_to_num(nan=-torch.inf)
     least = margins.amin(0)
     passed = least >= 0
     passed |= ~passed.any(1, keepdim=True) & (least == least.amax(1, keepdim=True))

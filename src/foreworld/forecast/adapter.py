@@ -242,7 +242,7 @@ def _adapted(
     earlier = history.until(model.schema, cut)
     adapter = fit_adapter(model, past_of(model, earlier, config.warmup, config.stride), config)
     if not adapter.finite():
-        return Adapter.stack([_blank(adapter)]), Verdict(
+        return _blank(adapter), Verdict(
             False, "the gradient steps did not give finite numbers; look for bad values in the history", {}, {}, 0
         )
     latest = past_of(model, history, cut - 1, config.stride)

@@ -122,17 +122,23 @@ class StateGuardrail(Guardrail):
         return torch.where(torch.isnan(distance).any(-1), torch.full_like(least, torch.nan), least), there
 
     def margin(self, forecast: Forecast, actions: Tensor, history: History) -> Tensor:
-        """Least predicted distance minus the calibrated score times the predicted scale.
-
-        Of a model that was adapted to a subject, the lesser one of before and after: what lets more pass than the
-        model that was calibrated is not calibrated.
-        """
+        """Least predicted distance minus the calibrated score times the predicted scale."""
         least, scale = self.predicted(forecast)
         margin = least - forecast.trajectory_bound(self.name, self.risk) * scale
-        if forecast.calibrated is not None:
-            margin = torch.minimum(margin, self.margin(forecast.calibrated, actions, history))
         # Beyond the usable horizon nothing is known: such a candidate cannot be shown to be safe.
         return torch.where(forecast.usable >= self.horizon, margin, torch.full_like(margin, torch.nan))
+
+
+def margin_of(guardrail: Guardrail, forecast: Forecast, actions: Tensor, history: History) -> Tensor:
+    """[B, S] the margin that a plan is held to; arguments as those of `Guardrail.margin`.
+
+    Of a model that was adapted to a subject, the lesser one of before and after: margins were calibrated for the model
+    as it was, and whatever was learned since may only tighten them.
+    """
+    margin = guardrail.margin(forecast, actions, history)
+    if forecast.calibrated is None:
+        return margin
+    return torch.minimum(margin, guardrail.margin(forecast.calibrated, actions, history))
 
 
 def digest(guardrails: Sequence[Guardrail]) -> str:

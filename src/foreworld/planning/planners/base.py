@@ -14,7 +14,7 @@ from torch import Tensor
 from foreworld.errors import InputError
 from foreworld.forecast.forecaster import Forecast, Forecaster, Imagined, check_finite
 from foreworld.model.belief import History
-from foreworld.planning.guardrail import Guardrail, check_guardrails, digest
+from foreworld.planning.guardrail import Guardrail, check_guardrails, digest, margin_of
 from foreworld.planning.objective import Objective
 from foreworld.planning.plan import Alternative, Plan, Reason, Refusal
 from foreworld.planning.space import ActionSpace
@@ -109,7 +109,7 @@ def judge(problem: Problem, blocks: Tensor) -> Judged:
     else:
         forecast = problem.forecaster.forecast(problem.held, blocks)
     cost = problem.objective.cost(forecast, actions, problem.imagined)
-    margins = {g.name: g.margin(forecast, actions, problem.history) for g in problem.guardrails}
+    margins = {g.name: margin_of(g, forecast, actions, problem.history) for g in problem.guardrails}
     for what, values in (("the objective", cost), *((f"guardrail {name}", m) for name, m in margins.items())):
         if values.shape != blocks.shape[:2]:
             raise InputError(f"{what} gave shape {tuple(values.shape)}, expected {tuple(blocks.shape[:2])}: [B, S]")
