@@ -176,9 +176,15 @@ def test_interrupted_while_calibrating_it_only_calibrates_and_threads_are_given_
     same_model(folder, whole[0])
 
 
-def test_two_processes_cannot_prepare_one_folder(whole):
-    with prepare.one_writer(whole[0] / ".lock"), pytest.raises(InputError, match="another writer"):
+def test_two_processes_cannot_prepare_one_folder_and_many_may_read_a_finished_one(whole, tmp_path):
+    with prepare.one_writer(whole[0] / ".lock"):
         prepare.prepare(whole[0], RECIPE, seed=1, progress="none")
+        assert prepare.collected(whole[0], RECIPE, seed=1) == whole[0] / "data"
+        # The same weights, calibrated for other people, are not there yet.
+        with pytest.raises(InputError, match="another writer"):
+            prepare.prepare(whole[0], RECIPE, seed=1, announced=False, progress="none")
+    with prepare.one_writer(tmp_path / ".lock"), pytest.raises(InputError, match="another writer"):
+        prepare.prepare(tmp_path, RECIPE, seed=1, progress="none")
 
 
 def test_a_model_of_a_given_store_is_kept_apart_from_that_of_a_collected_one(whole, tmp_path):

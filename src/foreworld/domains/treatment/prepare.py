@@ -125,19 +125,21 @@ def prepare(
     """
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
+    config = recipe.calibrate if announced else recipe.calibrate.silent()
+    model_folder = place / "model"
+    wanted = model_folder if announced else silent_folder(place)
+    # What is finished is only read, by as many as like to.
+    if _claimed(place) == recipe.key(seed, data) and wanted.exists() and _calibrated(wanted, config):
+        return load_forecaster(wanted), _spent(place, announced)
     with one_writer(place / ".lock"):
         _claim(place, recipe.key(seed, data))
-        model_folder = place / "model"
         if not model_folder.exists():
             store = data or _collected(place, recipe, seed, report)
             report(f"training for {recipe.steps} steps")
             with _stage(place, "train"):
                 train(store, model_folder, recipe.training(seed), progress=progress)
-        config, wanted = recipe.calibrate, model_folder
-        if not announced:
-            config, wanted = config.silent(), silent_folder(place)
-            if not wanted.exists():
-                save(load(model_folder), wanted, extra={"training": read_extra(model_folder)["training"]})
+        if not wanted.exists():
+            save(load(model_folder), wanted, extra={"training": read_extra(model_folder)["training"]})
         if not _calibrated(wanted, config):
             report(f"calibrating on {config.logged_subjects} other virtual people")
             threads = torch.get_num_threads()
@@ -171,6 +173,8 @@ def collected(
     """
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
+    if _claimed(place) == recipe.key(seed) and _complete(place / "data"):
+        return place / "data"
     with one_writer(place / ".lock"):
         _claim(place, recipe.key(seed))
         return _collected(place, recipe, seed, report)
@@ -237,12 +241,17 @@ def _complete(store: Path) -> bool:
 
 def _claim(place: Path, key: str) -> None:
     """Say in the folder what it is made for, and refuse it for anything else."""
-    path = place / RECIPE
-    found = read_json(path).get("key") if path.is_file() else None
+    found = _claimed(place)
     if found not in (None, key):
         raise InputError(f"{place} holds what {found} gave, not {key}: another recipe, seed or store; use a new folder")
     if found is None:
-        write_json(path, {"format": 1, "key": key, "cpu_seconds": {}})
+        write_json(place / RECIPE, {"format": 1, "key": key, "cpu_seconds": {}})
+
+
+def _claimed(place: Path) -> str | None:
+    """What a folder was made for; None if it says nothing."""
+    path = place / RECIPE
+    return read_json(path).get("key") if path.is_file() else None
 
 
 @contextmanager
