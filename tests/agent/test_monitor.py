@@ -82,6 +82,20 @@ def test_an_alarm_ends_below_a_share_of_the_limit(forecaster, past, monkeypatch)
     assert seen[4][1] and not seen[-1][1]
 
 
+def test_a_model_that_does_not_know_where_the_subject_is_now_is_noticed_by_the_nearer_look(
+    forecaster, past, monkeypatch
+):
+    limits = MonitorLimits(surprise=(10.0, 10.0, 1.2), usual=0.4, jump=1e9, false_alarm=0.01)
+    agent, steps = decide(watched(forecaster, NEVER), past, steps=LAG)
+    imagined, space = steps[-1].decisions.problem.imagined, steps[-1].decisions.problem.space
+    near = lambda *asked: np.full(7, 4.0 if asked[2:] == (EVERY, 1) else 0.4)  # noqa: E731
+    monkeypatch.setattr("foreworld.agent.monitor.hindsight", near)
+    monitor = Monitor(7, limits)
+    for _ in range(2 * EVERY):
+        alarm = monitor.look(agent.forecaster, agent.memory, imagined, space)
+    assert alarm.all()
+
+
 @pytest.mark.parametrize("kind", ["sign_flipped", "nan"])
 def test_a_wrong_direction_is_seen_at_the_first_decision(forecaster, past, kind):
     _, (step,) = decide(sabotage(watched(forecaster, NEVER), kind), past)

@@ -114,3 +114,9 @@ def test_a_protocol_that_keeps_nothing_says_so(tmp_path):
     protocol = PROTOCOLS["treatment/counterfactual"]
     with pytest.raises(InputError, match="keeps no finished runs"):
         protocol.evaluate(Request(seeds=(0,), kept=Kept(tmp_path)))
+
+
+def test_a_place_that_is_no_folder_is_refused_before_anything_runs(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cannot keep runs in .*give a folder"):
+        Kept(tmp_path / "file")

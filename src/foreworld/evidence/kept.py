@@ -61,12 +61,19 @@ class Kept:
         folder: Made if it is not there.
         trusted: Arms whose runs are taken although foreworld's source has changed since.
 
+    Raises:
+        InputError: The folder cannot be made.
+
     Attributes:
         notes: What a reader of the evidence must know: which arms came from other source.
     """
 
     def __init__(self, folder: Path | str, trusted: Collection[str] = ()) -> None:
         self.folder, self.trusted = Path(folder), tuple(trusted)
+        try:  # before hours of work and not after them
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot keep runs in {self.folder}: {error}; give a folder") from error
         self._older: dict[str, set[str]] = {}
 
     @property
@@ -109,7 +116,6 @@ class Kept:
         """Keep what one run gave; raises `InputError` where the folder cannot be written."""
         path = self._path(arm, identity)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             content = {"format": FORMAT, "source": source_digest(), "identity": identity, "samples": samples.parts()}
             write_json(path, content)
         except OSError as error:
