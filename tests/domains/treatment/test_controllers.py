@@ -25,9 +25,10 @@ from foreworld.domains.treatment.controllers import (
 )
 from foreworld.domains.treatment.limits import insulin_on_board
 from foreworld.domains.treatment.metrics import summarise
+from foreworld.domains.treatment.pid import GENTLE
 from foreworld.domains.treatment.rules import insulin_rules
 from foreworld.domains.treatment.scenario import Scenario, ScenarioConfig
-from foreworld.domains.treatment.simulator import Observation, Simulator
+from foreworld.domains.treatment.simulator import Observation, Simulator, SimulatorConfig
 from foreworld.domains.treatment.tables import TRAINING, concatenate, load_patients
 from foreworld.errors import InputError
 
@@ -202,6 +203,20 @@ def test_tuning_is_repeatable_depends_on_the_patient_alone_and_beats_basal():
     assert scores["pid"] > scores["basal"] + 0.2
     with pytest.raises(InputError, match="evaluation seed"):
         tune_pid(patients, seed=0)
+    with pytest.raises(InputError, match="two candidates"):
+        tune_pid(patients, candidates=1)
+
+
+def test_tuning_finds_gains_for_a_child_who_eats_like_an_adult_and_knows_the_simulator():
+    child = load_patients(["child#002"])
+    look = ScenarioConfig(announced=False, meals="g2p2c")
+    found = tune_pid(child, candidates=60, days=3, scenario=look)
+    low, high = (np.array(GENTLE)[:, end] for end in (0, 1))
+    chosen = np.array([found.proportional[0], found.integral[0], found.derivative[0], found.target[0]])
+    # An optimum on the edge of where it was looked for would say that the box is too small.
+    assert np.all(chosen[:3] > 1.01 * low[:3]) and np.all(chosen[:3] < 0.99 * high[:3])
+    other = tune_pid(child, candidates=20, days=1, scenario=look, simulator=SimulatorConfig(meal_units="legacy"))
+    assert other != tune_pid(child, candidates=20, days=1, scenario=look)
 
 
 def test_the_fallback_stops_when_low_falling_loaded_or_silent_after_a_low(patients):

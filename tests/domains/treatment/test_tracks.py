@@ -15,6 +15,8 @@ from foreworld.domains.treatment.closed_loop import (
     subjects_of,
 )
 from foreworld.domains.treatment.loop import Loop, planner_share
+from foreworld.domains.treatment.oref0 import Oref0
+from foreworld.domains.treatment.prepare import FULL
 from foreworld.domains.treatment.prepared import GROUPS
 from foreworld.domains.treatment.scenario import Scenario, ScenarioConfig
 from foreworld.domains.treatment.simulator import Simulator
@@ -30,6 +32,9 @@ from foreworld.evidence.samples import Samples
 def test_whoever_announces_nothing_is_planned_for_with_the_caution_that_guessed_meals_need(track):
     assert track.config.profile == ("standard" if track.config.scenario.announced else "unannounced")
     assert PROFILES[track.config.profile].weight("low") == (1.0 if track.config.scenario.announced else 6.0)
+    # A trajectory score is that of the plans which a profile chooses: it is calibrated by the same.
+    calibrated = FULL.calibrate if track.config.scenario.announced else FULL.calibrate.silent()
+    assert calibrated.profile == track.config.profile
 
 
 class Stopped(Exception):
@@ -88,3 +93,32 @@ def test_a_sensor_is_sound_where_no_fault_is_active():
     assert sound.shape == (1, 14 * 288)
     assert (~sound).mean() == pytest.approx(2 / 24, abs=0.01)
     assert sensor_sound(Simulator(patients, Scenario.draw(patients, ScenarioConfig(days=1), seed=0))).all()
+
+
+def test_what_another_process_spends_on_a_decision_counts(monkeypatch):
+    class Elsewhere(Oref0):
+        def __init__(self, **options):
+            self.cpu_seconds = 0.0
+
+        def reset(self, patients):
+            self.dose = patients.basal / 12.0
+
+        def act(self, seen):
+            self.cpu_seconds += 2.0
+            return self.dose
+
+    monkeypatch.setattr(closed_loop, "Oref0", Elsewhere)
+    run = run_job(Job("oref0", 0, subjects_of(2), LoopConfig(days=1, burn_in=0)))
+    assert run.cpu_ms == pytest.approx(1000.0, rel=0.01)  # 2 s for two patients
+    assert run.cpu_seconds >= 2.0 * 288
+
+
+def test_pid_and_oref0_are_fitted_in_the_simulator_that_they_then_run_in(monkeypatch):
+    legacy = next(track.config for track in TRACKS if track.name == "t1d-legacy")
+    told = []
+    monkeypatch.setattr(closed_loop, "tune_pid", lambda patients, *, scenario, simulator: told.append(simulator))
+    monkeypatch.setattr(closed_loop, "PID", lambda gains: None)
+    patients = load_patients(subjects_of(2))
+    closed_loop._controller(Job("pid", 0, subjects_of(2), legacy), patients)
+    made = closed_loop._controller(Job("oref0_smb", 0, subjects_of(2), legacy), patients)
+    assert [*told, made.simulator] == [legacy.simulator] * 2 and legacy.simulator.meal_units == "legacy"

@@ -75,7 +75,7 @@ class Run:
         bg: [B, N] true glucose at every step after burn-in, mg/dL.
         insulin: [B, N] U a step after burn-in.
         cpu_ms: CPU milliseconds a decision and subject, encoding included.
-        cpu_seconds: CPU seconds in all.
+        cpu_seconds: CPU seconds in all, other processes' included.
         planned: [B] share of decisions by the planner itself, or None.
         sound: [B, N] whether the sensor was in order at each step after burn-in.
         loop: The whole loop of a planning arm, or None.
@@ -106,7 +106,7 @@ def run_job(job: Job, progress: Callable[[int, int], None] | None = None) -> Run
         else:
             run = _run_controller(_controller(job, simulator.patients), simulator, job.config.burn_in)
         sound = sensor_sound(simulator)[:, job.config.burn_in * STEPS_A_DAY :]
-        return replace(run, cpu_seconds=time.process_time() - began, sound=sound)
+        return replace(run, cpu_seconds=run.cpu_seconds + time.process_time() - began, sound=sound)
     finally:
         torch.set_num_threads(threads)
 
@@ -144,9 +144,9 @@ def _controller(job: Job, patients: Patients) -> Controller:
         "bb_error": BasalBolus,
         "bb_cap": BasalBolusCap,
         "fallback": Fallback,
-        "pid": lambda: PID(tune_pid(patients, scenario=job.config.scenario)),
-        "oref0": lambda: Oref0(smb=False),
-        "oref0_smb": lambda: Oref0(smb=True),
+        "pid": lambda: PID(tune_pid(patients, scenario=job.config.scenario, simulator=job.config.simulator)),
+        "oref0": lambda: Oref0(smb=False, simulator=job.config.simulator),
+        "oref0_smb": lambda: Oref0(smb=True, simulator=job.config.simulator),
     }
     return makers[job.arm]()
 
@@ -162,9 +162,11 @@ def _run_controller(controller: Controller, simulator: Simulator, burn_in: int) 
         spent += time.process_time() - started
         doses.append(dose)
         seen = simulator.step(dose)
+    # What another process spent, `process_time` does not see.
+    elsewhere = controller.cpu_seconds if isinstance(controller, Oref0) else 0.0
     first = burn_in * STEPS_A_DAY
     bg, insulin = np.stack(glucose, axis=1), np.stack(doses, axis=1)
-    return Run(bg[:, first:], insulin[:, first:], 1000.0 * spent / insulin.size, 0.0)
+    return Run(bg[:, first:], insulin[:, first:], 1000.0 * (spent + elsewhere) / insulin.size, elsewhere)
 
 
 def _run_planning(job: Job, simulator: Simulator, progress: Callable[[int, int], None] | None) -> Run:

@@ -19,7 +19,7 @@ import numpy as np
 from foreworld.domains.treatment.dosing import LIMITS, FloatArray, dose_cap
 from foreworld.domains.treatment.oref0_bridge import Bridge
 from foreworld.domains.treatment.oref0_profile import Oref0Config, Response, measure_response, oref0_profiles
-from foreworld.domains.treatment.simulator import Observation
+from foreworld.domains.treatment.simulator import Observation, SimulatorConfig
 from foreworld.domains.treatment.tables import Patients
 from foreworld.errors import InputError
 
@@ -34,12 +34,16 @@ class Oref0:
     Attributes:
         smb: whether it may give micro-boluses; temporary basal rates alone otherwise.
         config: common to all patients.
+        simulator: the one whose patients are tested for their profiles; its defaults if None.
         cpu_seconds: what the Node process has used since it started, s; `time.process_time` does not see it.
     """
 
-    def __init__(self, *, smb: bool, config: Oref0Config | None = None) -> None:
+    def __init__(
+        self, *, smb: bool, config: Oref0Config | None = None, simulator: SimulatorConfig | None = None
+    ) -> None:
         self.smb = smb
         self.config = config or Oref0Config()
+        self.simulator = simulator
         self.cpu_seconds = 0.0
         self._bridge: Bridge | None = None
         self._patients: Patients | None = None
@@ -53,7 +57,7 @@ class Oref0:
         if self._bridge is None or not self._bridge.running:
             self.close()
             self._bridge = Bridge()
-        self._response: Response = measure_response(patients, self.config.test_hours)
+        self._response: Response = measure_response(patients, self.config.test_hours, self.simulator)
         profiles = oref0_profiles(patients, self._response, self.config, smb=self.smb)
         self._bridge.ask({"do": "reset", "smb": self.smb, "profiles": profiles})
         self._patients = patients

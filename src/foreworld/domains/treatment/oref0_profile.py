@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from foreworld.domains.treatment.dosing import FloatArray, basal_step
 from foreworld.domains.treatment.scenario import Scenario, ScenarioConfig
 from foreworld.domains.treatment.schema import STEP_MINUTES
-from foreworld.domains.treatment.simulator import Observation, Simulator
+from foreworld.domains.treatment.simulator import Observation, Simulator, SimulatorConfig
 from foreworld.domains.treatment.tables import Patients
 
 PUMP_STEP = 0.05  # U/h and U, oref0's basal rates and micro-boluses
@@ -65,7 +65,7 @@ class Response:
     ratio: FloatArray
 
 
-def measure_response(patients: Patients, hours: float = 9.0) -> Response:
+def measure_response(patients: Patients, hours: float = 9.0, simulator: SimulatorConfig | None = None) -> Response:
     """Test each patient on the simulator, from the basal steady state and without noise: once a bolus, once a meal.
 
     The bolus is one hour of profile basal, the meal 0.2 g/kg. The record's CR and CF are not looked at.
@@ -73,18 +73,21 @@ def measure_response(patients: Patients, hours: float = 9.0) -> Response:
     Args:
         patients: the batch.
         hours: how long each test is followed.
+        simulator: the one that the patients are then treated in; its defaults if None.
     """
     bolus, grams = TEST_BOLUS_HOURS * patients.basal, TEST_GRAMS_PER_KG * patients.weight
     steps = round(60.0 * hours / STEP_MINUTES)
     nothing = np.zeros(len(patients))
-    rest = _test(patients, nothing, nothing, steps)
-    fall = rest - _test(patients, bolus, nothing, steps)
-    rise = _test(patients, nothing, grams, steps) - rest
+    rest = _test(patients, nothing, nothing, steps, simulator)
+    fall = rest - _test(patients, bolus, nothing, steps, simulator)
+    rise = _test(patients, nothing, grams, steps, simulator) - rest
     per_unit, per_gram = fall.sum(axis=1) / bolus, rise.sum(axis=1) / grams
     return Response(sensitivity=fall.max(axis=1) / bolus, ratio=per_unit / per_gram)
 
 
-def _test(patients: Patients, bolus: FloatArray, grams: FloatArray, steps: int) -> FloatArray:
+def _test(
+    patients: Patients, bolus: FloatArray, grams: FloatArray, steps: int, simulator: SimulatorConfig | None
+) -> FloatArray:
     """Glucose after a bolus (U) and a meal (g) at the first midnight, `[B, steps + 1]` mg/dL."""
     look = ScenarioConfig(days=math.ceil((steps + 1) * STEP_MINUTES / 1440), announced=False, sensor_noise=False)
     quiet = Scenario.draw(patients, look, seed=0)
@@ -94,7 +97,7 @@ def _test(patients: Patients, bolus: FloatArray, grams: FloatArray, steps: int) 
     def dose(seen: Observation) -> FloatArray:
         return basal_step(patients) + (bolus if seen.t == 0 else 0.0)
 
-    return Simulator(patients, replace(quiet, meals=meals)).run(dose, steps).bg
+    return Simulator(patients, replace(quiet, meals=meals), simulator).run(dose, steps).bg
 
 
 def oref0_profiles(patients: Patients, response: Response, config: Oref0Config, *, smb: bool) -> list[dict[str, Any]]:

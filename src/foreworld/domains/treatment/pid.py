@@ -19,11 +19,16 @@ from foreworld.domains.treatment.dosing import (
 from foreworld.domains.treatment.metrics import time_below, time_in_range
 from foreworld.domains.treatment.scenario import Scenario, ScenarioConfig
 from foreworld.domains.treatment.schema import STEP_MINUTES
-from foreworld.domains.treatment.simulator import Observation, Simulator
+from foreworld.domains.treatment.simulator import Observation, Simulator, SimulatorConfig
 from foreworld.domains.treatment.tables import Patients
 from foreworld.errors import InputError
 
-TUNING_SEED = 10_000
+# Beyond every evaluation seed, and beyond a thousand times one: episodes of one patient count up from there.
+TUNING_SEED = 1_000_000_000
+# Gains and target, least and greatest: where most people's lie, and a wider box for a child whose meals are an adult's.
+USUAL = ((0.004, 0.15), (1e-6, 1e-3), (0.1, 12.0), (105.0, 150.0))
+GENTLE = ((5e-4, 0.15), (1e-8, 1e-3), (0.01, 12.0), (105.0, 200.0))
+NEAR = 2.0  # the last round stays within this factor of the best so far
 
 
 @dataclass(frozen=True)
@@ -122,12 +127,13 @@ def tune_pid(
     patients: Patients,
     *,
     seed: int = TUNING_SEED,
-    candidates: int = 240,
-    days: int = 4,
+    candidates: int = 160,
+    days: int = 8,
     scenario: ScenarioConfig | None = None,
+    simulator: SimulatorConfig | None = None,
     config: PIDConfig | None = None,
 ) -> PIDGains:
-    """Tune the gains of each patient on that patient, by random search.
+    """Tune the gains of each patient on that patient, by random search: where most lie, more widely, near the best.
 
     That is more than any other arm knows of an unseen patient, and is how the reference comparator was tuned. The
     tuning days must not be evaluation days: evaluation seeds are small numbers, `seed` is `TUNING_SEED` or above.
@@ -135,9 +141,10 @@ def tune_pid(
     Args:
         patients: whom to tune for.
         seed: of the days and of the candidates.
-        candidates: gains to try for each patient.
+        candidates: gains to try for each patient in the first round, and half as many in each of the other two.
         days: length of the trial.
         scenario: how the days look, `days` apart; by default weight-scaled meals, unannounced.
+        simulator: the simulator that the gains are for; its defaults if None.
         config: common to all.
 
     Returns:
@@ -145,37 +152,39 @@ def tune_pid(
         each mg/dL that the lowest value lies below 80.
 
     Raises:
-        InputError: a seed below `TUNING_SEED`, which may be one that is evaluated.
+        InputError: a seed below `TUNING_SEED`, which may be one that is evaluated, or fewer than two candidates.
     """
     if seed < TUNING_SEED:
         raise InputError(f"tuning seed {seed} may be an evaluation seed; use {TUNING_SEED} or above")
+    if candidates < 2:
+        raise InputError(f"tuning needs at least two candidates, got {candidates}")
     look = (scenario or ScenarioConfig(announced=False)).model_copy(update={"days": days})
-    simulator = Simulator(patients, Scenario.draw(patients, look, seed)).branch(candidates)
-    size = len(patients)
-    # The same candidates for every patient: a patient's gains then do not depend on the batch.
-    draw = np.random.default_rng(seed).uniform(size=(4, candidates))
+    once = Simulator(patients, Scenario.draw(patients, look, seed), simulator)
+    generator, rows = np.random.default_rng(seed), np.arange(len(patients))
+    best, score = np.full((len(USUAL), len(patients)), np.nan), np.full(len(patients), -np.inf)
+    for box, count in ((USUAL, candidates), (GENTLE, candidates // 2), (None, candidates // 2)):
+        low, high = best / NEAR, best * NEAR
+        if box is not None:
+            low, high = (np.tile(np.array(box)[:, end, None], len(patients)) for end in (0, 1))
+        low[-1], high[-1] = np.clip(low[-1], *GENTLE[-1]), np.clip(high[-1], *GENTLE[-1])
+        # The same draws for every patient: a patient's gains then do not depend on the batch.
+        draw = generator.uniform(size=(len(USUAL), 1, count))
+        tried = low[..., None] * (high / low)[..., None] ** draw
+        found = _scores(once, tried, config)
+        at = np.argmax(found, axis=1)
+        better = found[rows, at] > score
+        best, score = np.where(better, tried[:, rows, at], best), np.where(better, found[rows, at], score)
+    return PIDGains(patients.names, *best)
 
-    def between(low: float, high: float, row: int) -> FloatArray:
-        return np.tile(low * (high / low) ** draw[row], size)
 
-    tried = PIDGains(
-        names=simulator.patients.names,
-        proportional=between(0.004, 0.15, 0),
-        integral=between(1e-6, 1e-3, 1),
-        derivative=between(0.1, 12.0, 2),
-        target=between(105.0, 150.0, 3),
-    )
-    controller = _Candidates(tried, config)
+def _scores(once: Simulator, tried: FloatArray, config: PIDConfig | None) -> FloatArray:
+    """[N, K] score of gains [4, N, K] on the days of a simulator of N patients."""
+    size, candidates = tried.shape[1:]
+    simulator = once.branch(candidates)
+    controller = _Candidates(PIDGains(simulator.patients.names, *tried.reshape(len(USUAL), -1)), config)
     controller.reset(simulator.patients)
     bg = simulator.run(controller.act).bg.reshape(size, candidates, -1)
-    score = time_in_range(bg) - 2.0 * time_below(bg, 70.0) - 10.0 * time_below(bg, 54.0)
+    score: FloatArray = time_in_range(bg) - 2.0 * time_below(bg, 70.0) - 10.0 * time_below(bg, 54.0)
     # Few days hold few lows: gains that only just avoid them here would not on other days.
     score -= 0.02 * np.maximum(80.0 - bg.min(axis=2), 0.0)
-    best = np.argmax(score, axis=1) + candidates * np.arange(size)
-    return PIDGains(
-        names=patients.names,
-        proportional=tried.proportional[best],
-        integral=tried.integral[best],
-        derivative=tried.derivative[best],
-        target=tried.target[best],
-    )
+    return score
