@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from foreworld.domains.treatment.arx import LinearConfig, fit_linear
+from foreworld.domains.treatment.calibrate import CalibrateConfig, calibrate_planning
 from foreworld.domains.treatment.limits import InsulinLimits
 from foreworld.domains.treatment.schema import SCHEMA
 from foreworld.domains.treatment.task import PROFILES, DoseLimit, GlucoseObjective, action_space
 from foreworld.domains.treatment.windows import WindowConfig
 from foreworld.errors import InputError
-from foreworld.forecast.forecaster import Forecaster
+from foreworld.forecast.forecaster import Calibration, Forecaster
 from foreworld.model.belief import History
 from foreworld.model.dynamics import HorizonGrid
 from foreworld.planning.guardrail import StateGuardrail
@@ -173,3 +174,11 @@ def test_a_forecast_does_not_depend_on_its_batch():
     index = torch.tensor([5])
     alone = forecaster.forecast(imagined.select(index), actions[index]).mean["cgm"]
     torch.testing.assert_close(together[5:6], alone, atol=1e-5, rtol=0)
+
+
+def test_the_linear_model_is_watched_by_the_same_monitor():
+    config = CalibrateConfig(subjects=8, loop_days=0.5, rounds=1, every=12, stages=())
+    model = fitted(-30.0, grid=HorizonGrid.geometric(fine=6, last=48))
+    calibration = calibrate_planning(model, Calibration(), config, seed=0)
+    assert calibration.monitor is not None and calibration.novelty is None
+    assert all(np.isfinite(calibration.monitor.surprise))

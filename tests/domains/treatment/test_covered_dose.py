@@ -18,12 +18,13 @@ from foreworld.domains.treatment.tables import load_patients
 from foreworld.domains.treatment.task import CoveredDose, InsulinTask
 from foreworld.model.belief import History
 from foreworld.model.dynamics import HorizonGrid
+from foreworld.planning.guardrail import digest
 
 LIMITS = InsulinLimits()
 
 
 def covered(history, limits=LIMITS):
-    return covered_dose(history, limits, 70.0)
+    return CoveredDose(name="covered_dose", unit="U", severity=5, source="", limits=limits).covered(history)
 
 
 def plain_account(history, i):
@@ -139,6 +140,13 @@ def test_whoever_knows_what_will_be_eaten_may_dose_for_it():
 
 def test_a_bound_that_is_higher_covers_less():
     history = as_history(*random_history(np.random.default_rng(2), 30, 100))
-    assert (covered_dose(history, LIMITS, 90.0) <= covered_dose(history, LIMITS, 70.0)).all()
+    assert (covered_dose(history, LIMITS, 90.0, 180.0, 1.2) <= covered_dose(history, LIMITS, 70.0, 180.0, 1.2)).all()
     stricter = replace(LIMITS, predict_minutes=30.0)
     np.testing.assert_array_equal(covered(history, stricter), covered(history))
+
+
+def test_its_numbers_are_in_the_digest_of_the_guardrails():
+    rails = InsulinTask().guardrails
+    for change in ({"count_error": 3.0}, {"carbs_minutes": 600.0}, {"bound": 60.0}):
+        changed = [replace(g, **change) if isinstance(g, CoveredDose) else g for g in rails]
+        assert digest(changed) != digest(rails)

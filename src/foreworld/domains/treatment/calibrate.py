@@ -19,7 +19,7 @@ from foreworld.domains.treatment.scenario import Scenario, ScenarioConfig
 from foreworld.domains.treatment.schema import SCHEMA
 from foreworld.domains.treatment.simulator import Simulator
 from foreworld.domains.treatment.tables import Patients
-from foreworld.domains.treatment.task import InsulinTask
+from foreworld.domains.treatment.task import PROFILES, InsulinTask
 from foreworld.errors import InputError
 from foreworld.forecast.forecaster import Calibration, Forecaster, Imagined, Stage
 from foreworld.forecast.novelty import disagreement
@@ -63,6 +63,7 @@ class CalibrateConfig(BaseModel):
         monitor_false_alarm: Of surprise. Once raised an alarm lasts, so less than the refusals that it may cost.
         logged: Who gives the bands, and on what therapy.
         looped: Who is planned for in the closed loop.
+        profile: Preference profile that is planned by: a score is that of the plans which it chooses.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,6 +80,7 @@ class CalibrateConfig(BaseModel):
     monitor_false_alarm: float = Field(default=0.003, gt=0, lt=1)
     logged: CollectConfig = UNUSUAL
     looped: CollectConfig = ORDINARY
+    profile: str = "standard"
 
     def silent(self) -> CalibrateConfig:
         """The same for people who announce nothing: a model errs otherwise about meals that it must guess."""
@@ -88,6 +90,7 @@ class CalibrateConfig(BaseModel):
             update={
                 "logged": self.logged.model_copy(update={"habits": habits}),
                 "looped": self.looped.model_copy(update={"habits": habits, "scenario": scenario}),
+                "profile": "unannounced",
             }
         )
 
@@ -249,7 +252,7 @@ def calibrate_planning(
     patients = calibration_cohort(config.looped, config.subjects, seed)
     rounds = []
     for number in range(config.rounds):
-        agent = insulin_agent(Forecaster(model, calibration), seed=seed)
+        agent = insulin_agent(Forecaster(model, calibration), profile=PROFILES[config.profile], seed=seed)
         rails = [g for g in agent.task.guardrails if isinstance(g, StateGuardrail)]
         steps = int(config.loop_days * 288)
         visited = visits(
@@ -268,8 +271,8 @@ def calibrate_planning(
             ),
             "notes": {"rounds": rounds, "seed": seed},
         }
+        update["monitor"] = fit_monitor(visited.surprise, visited.jump, config.monitor_false_alarm)
         if seen is not None:
-            update["monitor"] = fit_monitor(visited.surprise, visited.jump, config.monitor_false_alarm)
             update["novelty"] = fit_novelty(
                 torch.cat([seen.context, visited.context]),
                 torch.cat([seen.spread, visited.spread]),

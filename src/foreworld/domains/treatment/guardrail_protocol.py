@@ -24,7 +24,7 @@ from foreworld.domains.treatment.prepare import FULL
 from foreworld.domains.treatment.prepared import GROUPS, prepare_all
 from foreworld.domains.treatment.scenario import ScenarioConfig
 from foreworld.domains.treatment.tables import Patients, load_patients
-from foreworld.domains.treatment.task import guardrails
+from foreworld.domains.treatment.task import PROFILES, guardrails
 from foreworld.evidence.parallel import run_all
 from foreworld.evidence.protocol import Protocol, Request
 from foreworld.evidence.report import Picture
@@ -86,7 +86,8 @@ def _people(job: _Job) -> tuple[Patients, ScenarioConfig]:
 def _visit(job: _Job) -> tuple[Patients, Visits]:
     torch.set_num_threads(1)
     patients, scenario = _people(job)
-    agent = insulin_agent(load_forecaster(job.model), seed=job.seed)
+    profile = PROFILES[looped(job.announced).profile]
+    agent = insulin_agent(load_forecaster(job.model), profile=profile, seed=job.seed)
     # Every batch has days of its own; those of the table patients are what they were before there were others.
     seed = job.seed + 7000 if job.names else [job.seed, 7000, job.batch[0]]
     days = seed if isinstance(seed, int) else int(np.random.SeedSequence(seed).generate_state(1)[0])
@@ -178,6 +179,7 @@ def protocols() -> tuple[Protocol, ...]:
                     "every": EVERY,
                     "levels": list(LEVELS),
                     "scenario": ScenarioConfig(announced=announced).model_dump(mode="json"),
+                    "profile": who.profile,
                     "virtual": {
                         "people": VIRTUAL,
                         "days": VIRTUAL_DAYS,

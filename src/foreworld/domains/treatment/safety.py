@@ -57,8 +57,9 @@ REQUIREMENTS = (
         id="FW-S-118",
         hazard="The model foresees a meal that nobody has eaten or announced, doses for it, and it does not come.",
         severity=5,
-        text="Insulin on board after a planned dose shall not take glucose below 70 mg/dL if nothing more is eaten, by "
-        "measured data, announced carbohydrate and the profile.",
+        text="A planned dose shall be at most what covers the line through the last readings and 1.2 times the "
+        "announced carbohydrate, less the insulin on board above basal, down to 70 mg/dL by the profile. Where there "
+        "is no such line only the dose limit holds.",
         enforced=("domains.treatment.task:CoveredDose.margin", "domains.treatment.covered_dose:covered_dose"),
         tests=(
             COVERED + "test_the_bound_is_what_a_plain_account_of_it_says",

@@ -83,21 +83,31 @@ class DoseLimit(Guardrail):
 
 @dataclass(frozen=True, kw_only=True)
 class CoveredDose(Guardrail):
-    """Insulin on board after the dose of the coming step may not take glucose below a bound if nothing more is eaten.
+    """Insulin beyond what glucose, its trend and announced carbohydrate call for may not be given.
 
     Worked out from measured data, announced carbohydrate and the profile alone: no forecast of a meal to come counts.
+    It is no promise that glucose stays above the bound: an announced count may be short or long, the profile may be
+    wrong, and where there is no line through recent readings it bounds nothing.
 
     Attributes:
         limits: Numbers of the insulin pack.
         bound: mg/dL.
+        carbs_minutes: Announced carbohydrate is gone after so long, evenly (oref0 and Loop assume 3 to 4 hours).
+        count_error: An announced count may be this many times too small.
     """
 
     limits: InsulinLimits = field(default_factory=InsulinLimits)
     bound: float = 70.0
+    carbs_minutes: float = 180.0
+    count_error: float = 1.2
+
+    def covered(self, history: History) -> np.ndarray:
+        """[B] U: see `covered_dose`."""
+        return covered_dose(history, self.limits, self.bound, self.carbs_minutes, self.count_error)
 
     def margin(self, forecast: Forecast, actions: Tensor, history: History) -> Tensor:
         """[B, S] units of insulin left that are covered."""
-        covered = torch.from_numpy(covered_dose(history, self.limits, self.bound)).to(actions.dtype)
+        covered = torch.from_numpy(self.covered(history)).to(actions.dtype)
         return covered[:, None] * (1 + 1e-6) - actions[:, :, 0, 0]
 
 
@@ -173,7 +183,7 @@ def action_space(
     upper = later[:, None].repeat(1, len(blocks))
     first = dose_limit(history, limits)
     if covered is not None:
-        first = np.minimum(first, covered_dose(history, limits, covered.bound))
+        first = np.minimum(first, covered.covered(history))
     upper[:, 0] = torch.from_numpy(first).float()
     return ActionSpace(grid, blocks, torch.zeros_like(upper)[..., None], upper[..., None], ("insulin",), warp=2.0)
 
