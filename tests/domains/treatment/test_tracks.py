@@ -72,15 +72,16 @@ def test_refusals_and_interventions_are_counted_a_day_and_apart_from_faults():
     intervened = np.zeros((2, 576), dtype=bool)
     intervened[1, [5, 300, 301]] = True
     bg = np.full((2, 576), 120.0)
+    bg[0, 480:], actors[0, 480:] = 10.0, fallback  # failed, and frozen
     loop = Loop(bg, bg, bg, bg, actors, bg, (), np.ones(2, bool), intervened=intervened)
     run = Run(bg[:, 288:], np.full((2, 288), 0.1), 1.0, 1.0, planner_share(loop, 288), sound, loop)
     samples = Samples((0,), Names(frozenset({"foreworld"}), frozenset(GROUPS), frozenset(LOOP_METRICS)))
     add_samples(samples, job, run)
     order = [sorted(names).index(name) for name in names]
     for metric, expected in (
-        ("refusals", [12 / 288, 0.0]),
-        ("refusals_per_day", [12.0, 0.0]),
-        ("refusals_unfaulted", [6 / 282, 0.0]),
+        ("refusals", [(12 + 96) / 288, 0.0]),
+        ("refusals_per_day", [12.0 + 96.0, 0.0]),
+        ("refusals_unfaulted", [6 / (282 - 96), 0.0]),
         ("interventions_per_day", [0.0, 2.0]),
     ):
         np.testing.assert_allclose(samples.by_subject("foreworld", metric)[0, order], expected, err_msg=metric)

@@ -21,7 +21,7 @@ from foreworld.domains.treatment.controllers import BasalBolus, BasalBolusCap, B
 from foreworld.domains.treatment.dosing import Controller
 from foreworld.domains.treatment.fallback import Fallback
 from foreworld.domains.treatment.loop import Loop, insulin_agent, planner_share, run_agent
-from foreworld.domains.treatment.metrics import UNITS, summarise
+from foreworld.domains.treatment.metrics import FAILURE_GLUCOSE, UNITS, summarise
 from foreworld.domains.treatment.oref0 import Oref0
 from foreworld.domains.treatment.pid import PID, tune_pid
 from foreworld.domains.treatment.policies.made import POLICY_ARMS, load_controller
@@ -240,7 +240,8 @@ def add_samples(samples: Samples, job: Job, run: Run) -> None:
     first, days = job.config.burn_in * STEPS_A_DAY, run.bg.shape[1] / STEPS_A_DAY
     refused = run.loop.actors[:, first:] != ACTORS.index(Actor.planner)
     add("refusals_per_day", refused.sum(1) / days, "1/day")
-    sound = np.maximum(run.sound.sum(1), 1)
-    add("refusals_unfaulted", (refused & run.sound).sum(1) / sound, "share")
+    # Nobody can plan for a patient who has failed: what follows is no refusal of a sound decision.
+    sound = run.sound & (run.bg > FAILURE_GLUCOSE)
+    add("refusals_unfaulted", (refused & sound).sum(1) / np.maximum(sound.sum(1), 1), "share")
     if run.loop.intervened is not None:
         add("interventions_per_day", run.loop.intervened[:, first:].sum(1) / days, "1/day")
