@@ -21,8 +21,9 @@ from foreworld.domains.treatment.controllers import BasalBolus, BasalBolusCap, B
 from foreworld.domains.treatment.dosing import Controller
 from foreworld.domains.treatment.fallback import Fallback
 from foreworld.domains.treatment.loop import Loop, insulin_agent, planner_share, run_agent
-from foreworld.domains.treatment.metrics import FAILURE_GLUCOSE, UNITS, summarise
+from foreworld.domains.treatment.metrics import UNITS, summarise
 from foreworld.domains.treatment.oref0 import Oref0
+from foreworld.domains.treatment.physiology import FAILURE_GLUCOSE
 from foreworld.domains.treatment.pid import PID, tune_pid
 from foreworld.domains.treatment.policies.made import POLICY_ARMS, load_controller
 from foreworld.domains.treatment.scenario import Scenario
