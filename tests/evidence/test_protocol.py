@@ -140,6 +140,18 @@ def test_the_table_has_arms_as_rows_and_metrics_as_columns():
     assert "seeds 0, 1, 2" in lines[-1]
 
 
+def test_a_table_with_a_rare_share_says_that_its_upper_end_is_no_limit():
+    rare = row(metric="time_below_54", value=0.001, low=0.0, high=0.002)
+    common = [
+        row(),
+        row(metric="failures", value=0.0, low=None, high=None),
+        row(metric="mse", unit="u", value=0.01, low=0.0),
+    ]
+    assert "no limit" in Evidence.from_dict(evidence(rare, *common)).table()
+    assert "no limit" not in Evidence.from_dict(evidence(*common)).table()
+    assert "no limit" not in Evidence.from_dict(evidence(rare, *common)).table(metrics=["success"])
+
+
 def test_compare_needs_the_same_protocol():
     ours, theirs = Evidence.from_dict(evidence()), Evidence.from_dict(evidence(row(value=0.98)))
     assert "+0.50" in ours.compare(theirs)

@@ -182,6 +182,7 @@ def _tables(evidence: Evidence) -> str:
 
 def _page(folder: Path, protocol: Protocol, evidence: Evidence, quick: bool) -> Path:
     from foreworld.evidence.report import Block, Page, Section, Table, write_file, write_page
+    from foreworld.evidence.rows import RARE_NOTE
 
     sections: list[Section] = []
     if protocol.pictures is not None:
@@ -199,6 +200,7 @@ def _page(folder: Path, protocol: Protocol, evidence: Evidence, quick: bool) -> 
         rows = [row for row in evidence.rows if row.group == group]
         cells = [[row.arm, row.metric, *_figures(row), "%" if row.unit == "share" else row.unit] for row in rows]
         caption = f"Group {group}; intervals of 95 %, n counts independent units."
+        caption += f" {RARE_NOTE}" if any(row.rare for row in rows) else ""
         sections.append(Section(group, [Table(("arm", "metric", "value", "interval", "n", "unit"), cells, caption)]))
     facts = [
         f"Version {evidence.version}, settings {evidence.hash[:12]}, seeds {', '.join(map(str, evidence.seeds))}.",

@@ -15,6 +15,9 @@ from foreworld.episodes.files import read_json, write_json
 from foreworld.errors import FormatError, InputError
 
 FORMAT = 1
+RARE = 0.05
+"""A share below this is rare: often few subjects carry all of it."""
+RARE_NOTE = "A rare share is often carried by few: its upper end is then too low and no limit; look at the worst."
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.#~+-]*")
 
 
@@ -91,6 +94,11 @@ class Row(BaseModel):
     def key(self) -> tuple[str, str, str]:
         """Arm, group and metric."""
         return self.arm, self.group, self.metric
+
+    @property
+    def rare(self) -> bool:
+        """Whether it is a rare share with an interval, whose upper end says little (`cluster_bootstrap`)."""
+        return self.unit == "share" and self.high is not None and self.value < RARE
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -225,7 +233,8 @@ class Evidence(BaseModel):
         foot = f"n = {counts}, seeds {', '.join(map(str, self.seeds))}; 95 % intervals in brackets; {self.machine}"
         parts = [lines] if width is None else _beside(lines, width)
         blocks = "\n\n".join("\n".join(align(part)) for part in parts)
-        return "\n".join([blocks, foot, *self.notes])
+        rare = [RARE_NOTE] if any(row.rare for row in rows) else []
+        return "\n".join([blocks, foot, *rare, *self.notes])
 
     def compare(self, other: Evidence, group: str = "all") -> str:
         """Plain text: every figure of this group here, in `other`, and the change, for two runs of one protocol.
