@@ -114,8 +114,10 @@ def run(request: Request) -> Sequence[Row]:
     """Each kind of sabotage from the first decision on, on unseen patients, beside the healthy model and the fallback.
 
     Groups are the kinds. `noticed` is the share of patients for whom the model was called invalid at least once,
-    `minutes_to_notice` the mean of the first time where it was. `refusals` are all of them; `false_refusals`, of the
-    group `healthy` alone, those that call a sound model unfit for somebody it has known for three hours.
+    `minutes_to_notice` the mean over all of them of the time until then, in which never counts as the length of the
+    run: a mean restricted to the run, which grows if a model is noticed later or less often. Of the group `healthy` it
+    is the time to a false alarm, and more is better. `refusals` are all of them; `false_refusals`, of the group
+    `healthy` alone, those that call a sound model unfit for somebody it has known for three hours.
     """
     subjects = subjects_of(request.subjects if request.subjects else 2 if request.quick else 21)
     days = 1 if request.quick else DAYS
@@ -135,9 +137,8 @@ def run(request: Request) -> Sequence[Row]:
     for kind in kinds:
         samples = Samples(request.seeds, NAMES | Names(frozenset({"foreworld"}), frozenset(GROUPS), frozenset(METRICS)))
         of_kind = [(job, one) for job, one in zip(jobs, found, strict=True) if job.kind == kind]
-        always = all(np.isfinite(one.noticed).any() for _, one in of_kind)
         for job, one in of_kind:
-            _add(samples, job, one, standard[job.seed], timed=always)
+            _add(samples, job, one, standard[job.seed])
         rows += [row.model_copy(update={"group": kind}) for row in samples.rows() if row.group == "all"]
     return rows
 
@@ -154,15 +155,12 @@ def _fallback(seed: int, subjects: tuple[str, ...], days: int) -> dict[str, floa
     return dict(zip(subjects, ((done.bg >= 70.0) & (done.bg <= 180.0)).mean(1).tolist(), strict=True))
 
 
-def _add(samples: Samples, job: _Job, found: _Found, standard: dict[str, float], *, timed: bool) -> None:
+def _add(samples: Samples, job: _Job, found: _Found, standard: dict[str, float]) -> None:
     bg, groups = found.bg, groups_of(job.subjects)
     inside = ((bg >= 70.0) & (bg <= 180.0)).mean(1)
 
-    def add(metric: str, values: np.ndarray, unit: str = "share", among: np.ndarray | None = None) -> None:
-        kept = np.arange(len(values)) if among is None else np.flatnonzero(among)
-        if len(kept):
-            names = tuple(job.subjects[i] for i in kept)
-            samples.add("foreworld", metric, job.seed, names, values[kept], [groups[i] for i in kept], unit=unit)
+    def add(metric: str, values: np.ndarray, unit: str = "share") -> None:
+        samples.add("foreworld", metric, job.seed, job.subjects, values, groups, unit=unit)
 
     add("time_in_range", inside)
     add("time_below_70", (bg < 70.0).mean(1))
@@ -174,18 +172,21 @@ def _add(samples: Samples, job: _Job, found: _Found, standard: dict[str, float],
     add("noticed", (~np.isnan(found.noticed)).astype(float))
     above = 100.0 * (inside - np.array([standard[name] for name in job.subjects]))
     add("time_in_range_above_fallback", above, "points")
-    if timed:
-        add("minutes_to_notice", found.noticed, "min", ~np.isnan(found.noticed))
+    # Of those noticed alone, a model that is noticed less often would look as if it were noticed sooner.
+    length = float(bg.shape[1] * STEP_MINUTES)
+    add("minutes_to_notice", np.where(np.isnan(found.noticed), length, found.noticed), "min")
 
 
 def protocol() -> Protocol:
     """The protocol."""
     return Protocol(
         name="treatment/sabotage",
-        version=2,
+        version=3,
         description=(
             "World models broken on purpose (wrong sign, frozen, NaN, an hour late, trained on children, five times "
-            "too sure) in the closed loop of track A: what happens to unseen patients, and how soon it is noticed."
+            "too sure) in the closed loop of track A: what happens to unseen patients, and how soon it is noticed "
+            "(minutes_to_notice: mean over all patients, where never noticed counts as the length of the run; of the "
+            "healthy model the time to a false alarm)."
         ),
         settings=SETTINGS,
         arms=("foreworld",),

@@ -1,0 +1,44 @@
+"""The sabotage protocol: how soon a broken model is noticed, of all patients and not of those noticed alone."""
+
+import numpy as np
+import pytest
+
+from foreworld.domains.treatment import sabotage_protocol as sp
+from foreworld.domains.treatment.tables import UNSEEN
+from foreworld.evidence.rows import NAMES, Names
+from foreworld.evidence.samples import Samples
+
+PEOPLE, STEPS = UNSEEN[:4], 288
+NEVER = np.nan
+
+
+def minutes_to_notice(kind, *noticed):
+    """The figure of one seed for each list of first notices."""
+    seeds = tuple(range(len(noticed)))
+    samples = Samples(seeds, NAMES | Names(groups=frozenset(sp.GROUPS), metrics=frozenset(sp.METRICS)))
+    for seed, minutes in zip(seeds, noticed, strict=True):
+        job = sp._Job(kind, seed, PEOPLE, 1, None)
+        bg, none = np.full((len(PEOPLE), STEPS), 120.0), np.zeros(len(PEOPLE))
+        sp._add(samples, job, sp._Found(bg, np.array(minutes), none, none), dict.fromkeys(PEOPLE, 0.5))
+    return {row.metric: row for row in samples.rows() if row.group == "all"}["minutes_to_notice"]
+
+
+def test_never_noticed_counts_as_the_length_of_the_run():
+    row = minutes_to_notice("frozen", [60.0, 60.0, NEVER, NEVER])
+    assert row.value == pytest.approx((60.0 + 60.0 + 1440.0 + 1440.0) / 4)
+    assert row.n == len(PEOPLE) and row.unit == "min"
+
+
+def test_a_model_that_is_noticed_less_often_does_not_look_faster():
+    often, seldom = [30.0, 200.0, 300.0, 400.0], [30.0, NEVER, NEVER, NEVER]
+    assert minutes_to_notice("frozen", often).value < minutes_to_notice("frozen", seldom).value
+
+
+@pytest.mark.parametrize("kind", [sp.HEALTHY, "nan"])
+def test_the_figure_stays_where_nobody_is_noticed_in_a_seed(kind):
+    row = minutes_to_notice(kind, [NEVER] * 4, [10.0] * 4)
+    assert row.by_seed == pytest.approx((1440.0, 10.0))
+
+
+def test_the_description_tells_how_never_is_counted():
+    assert "never noticed counts as the length of the run" in sp.protocol().description
