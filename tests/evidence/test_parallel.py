@@ -9,11 +9,14 @@ import pytest
 from foreworld import __version__
 from foreworld.domains.treatment.track_protocol import protocol_of
 from foreworld.domains.treatment.tracks import LoopConfig, Track
-from foreworld.errors import InputError, MissingExtraError
+from foreworld.errors import ForeworldError, InputError, MissingExtraError
+from foreworld.evidence import on_ray as ray_module
+from foreworld.evidence import parallel
 from foreworld.evidence.heap import keep_heap
 from foreworld.evidence.on_ray import _one, on_ray
 from foreworld.evidence.parallel import cpu_seconds, elsewhere, run_all
 from foreworld.evidence.protocol import Request
+from foreworld.evidence.source import source_digest
 
 # What a run costs is not what it gives.
 COSTS = {"cpu_ms_per_decision", "train_cpu_seconds"}
@@ -30,6 +33,12 @@ def refuse(number):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_jobs_come_back_in_order_from_processes_of_this_machine(workers):
     assert [found[0] for found in run_all(square, [3, 1, 2], workers)] == [9, 1, 4]
+
+
+def test_a_process_with_other_source_than_the_evaluation_began_with_is_refused(monkeypatch):
+    monkeypatch.setattr(parallel, "source_digest", lambda: "f" * 64)
+    with pytest.raises(ForeworldError, match=r"source changed while it ran.*ffffffffffff.*kept with --kept; .*again"):
+        list(run_all(square, [1, 2], 2))
 
 
 class Elsewhere:
@@ -65,9 +74,11 @@ def test_without_ray_the_error_names_the_extra(monkeypatch):
 
 def test_a_machine_with_another_version_or_without_the_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"not 0\.0\.0; use one on all"):
-        _one(square, 1, str(tmp_path), "0.0.0")
+        _one(square, 1, str(tmp_path), "0.0.0", source_digest())
     with pytest.raises(InputError, match="share it at the same path"):
-        _one(square, 1, str(tmp_path / "absent"), __version__)
+        _one(square, 1, str(tmp_path / "absent"), __version__, source_digest())
+    with pytest.raises(ForeworldError, match="source changed while it ran"):
+        _one(square, 1, str(tmp_path), __version__, "f" * 64)
 
 
 @pytest.mark.parametrize(("address", "words"), [("127.0.0.1:1", "ray start"), ("somewhere", "host:port")])
@@ -103,6 +114,12 @@ def test_a_cluster_gives_results_in_order_from_one_thread_in_this_folder(ray, tm
 def test_an_error_of_a_job_is_raised_as_it_was_there(ray):
     with pytest.raises(InputError, match="number 7 mg/dL is too large"):
         list(run_all(refuse, [7, 8]))
+
+
+def test_a_machine_of_the_cluster_with_other_source_is_refused(ray, monkeypatch):
+    monkeypatch.setattr(ray_module, "source_digest", lambda: "f" * 64)
+    with pytest.raises(ForeworldError, match="source changed while it ran"):
+        list(run_all(square, [1]))
 
 
 def told(name):

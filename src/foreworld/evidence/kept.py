@@ -14,27 +14,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import foreworld
 from foreworld.agent import canonical
 from foreworld.episodes.files import read_json, write_json
 from foreworld.errors import FormatError, InputError
 from foreworld.evidence.samples import Samples
+from foreworld.evidence.source import source_digest
 
 FORMAT = 1
-
-
-@cache
-def source_digest() -> str:
-    """SHA-256 of foreworld's own files: another digest, other code."""
-    root, digest = Path(foreworld.__file__).parent, hashlib.sha256()
-    for path in sorted(path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
-        digest.update(f"{path.relative_to(root).as_posix()}\n".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def folder_digest(folder: Path | None) -> str | None:

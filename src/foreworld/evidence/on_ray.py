@@ -4,7 +4,7 @@ with on_ray("10.0.0.1:6379"):
     evidence = protocol.evaluate(request)       # every job of every arm and seed, wherever there is a core
 
 A job is what it is in a local process: the same function, arguments, seeds and one thread, so the same result. Jobs
-name folders, so all machines must see this working folder at the same path, and the same version of foreworld.
+name folders, so all machines must see this working folder at the same path, and have the same files of foreworld.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from foreworld import __version__
 from foreworld.errors import InputError, MissingExtraError
 from foreworld.evidence.heap import keep_heap
 from foreworld.evidence.parallel import cores, cpu_seconds, elsewhere
+from foreworld.evidence.source import require_source, source_digest
 
 KEPT = ("FOREWORLD_RUNS",)  # environment variables that say where a job finds its files
 START = "start one with: RAY_USAGE_STATS_ENABLED=0 ray start --head --include-dashboard=false"
@@ -41,7 +42,7 @@ class RayCluster:
         """Results in the order of the jobs, each on one core; an error of a job is raised as it was there."""
         ray, place = self._ray, str(Path.cwd())
         task = ray.remote(num_cpus=1, max_retries=0, runtime_env={"env_vars": _environment()})(_one)
-        waiting = [task.remote(work, job, place, __version__) for job in jobs]
+        waiting = [task.remote(work, job, place, __version__, source_digest()) for job in jobs]
         try:
             while waiting:
                 try:
@@ -123,14 +124,16 @@ def _environment() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(path), **kept}
 
 
-def _one(work: Callable[[Any], Any], job: Any, place: str, version: str) -> tuple[Any, float]:
+def _one(work: Callable[[Any], Any], job: Any, place: str, version: str, source: str) -> tuple[Any, float]:
     """One job, as in a local process, and the CPU seconds that it took.
 
     Raises:
         InputError: This machine has another version, or does not see the folder that the jobs' files are named from.
+        ForeworldError: foreworld's files are not those of the process that asked.
     """
     if version != __version__:
         raise InputError(f"a machine of the cluster has foreworld {__version__}, not {version}; use one on all")
+    require_source(source)
     if not Path(place).is_dir():
         raise InputError(f"a machine of the cluster does not see {place}; share it at the same path")
     os.chdir(place)

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from multiprocessing import get_context
 from typing import Any, Protocol, TypeVar
 
 from foreworld.evidence.heap import keep_heap
+from foreworld.evidence.source import require_source, source_digest
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -67,6 +69,9 @@ def run_all(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int | N
         jobs: Its arguments; picklable.
         workers: Processes; the cores that this process may use if None. With one, everything runs in this process.
             Not asked where jobs run elsewhere.
+
+    Raises:
+        ForeworldError: foreworld's own files changed, so that a process that was started since has other code.
     """
     place = _PLACE.get()
     if place is not None:
@@ -77,4 +82,10 @@ def run_all(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int | N
         yield from map(work, jobs)
         return
     with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=keep_heap) as pool:
-        yield from pool.map(work, jobs)
+        yield from pool.map(partial(_same, work, source_digest()), jobs)
+
+
+def _same(work: Callable[[Job], Result], source: str, job: Job) -> Result:
+    """One job in another process. `work` and with it the code has been imported when its files are looked at."""
+    require_source(source)
+    return work(job)

@@ -20,11 +20,12 @@ import torch
 
 from foreworld.agent import canonical
 from foreworld.errors import InputError
-from foreworld.evidence.kept import Kept, source_digest
+from foreworld.evidence.kept import Kept
 from foreworld.evidence.parallel import cpu_seconds
 from foreworld.evidence.report import Picture
 from foreworld.evidence.rows import FORMAT, NAMES, Evidence, Names, Row, align
 from foreworld.evidence.samples import Samples
+from foreworld.evidence.source import source_digest
 
 __all__ = [
     "FORMAT",
@@ -134,6 +135,7 @@ class Protocol:
         Raises:
             InputError: an arm that the protocol does not know, no seed, a seed given twice, fewer than one subject, or
                 runs to be kept of a protocol that keeps none.
+            ForeworldError: foreworld's own files changed while it ran.
         """
         for arm in request.arms or ():
             if arm not in self.arms:
@@ -148,7 +150,7 @@ class Protocol:
             for arm in request.kept.trusted:
                 if arm not in self.arms:
                     raise InputError(f"trusted arm {arm!r} is not among those of {self.name}: {', '.join(self.arms)}")
-        before = cpu_seconds()
+        source, before = source_digest(), cpu_seconds()  # of what is about to run, not of what is there hours later
         rows = tuple(self.run(request))
         return Evidence(
             protocol=self.name,
@@ -158,7 +160,7 @@ class Protocol:
             machine=machine(),
             cpu_seconds=cpu_seconds() - before,
             rows=rows,
-            source=source_digest()[:12],
+            source=source[:12],
             notes=() if request.kept is None else request.kept.notes,
             names=self.names,
         )

@@ -124,7 +124,8 @@ class Evidence(BaseModel):
         machine: what it ran on, without a host name.
         cpu_seconds: of this process and its children.
         rows: exactly one per arm, group and metric.
-        source: first digits of the SHA-256 of foreworld's own files (`kept.source_digest`); empty where unknown.
+        source: first digits of the SHA-256 of foreworld's own files when it began (`source.source_digest`); empty
+            where unknown.
         notes: what a reader must know besides, such as runs that were kept from other source; not stored if empty.
         names: which names are allowed; not stored.
     """
