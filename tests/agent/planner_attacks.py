@@ -18,7 +18,7 @@ from proposals import history as raw_history
 from reference_checker import allows
 
 from foreworld.agent.agent import ACTORS, Actor, Agent
-from foreworld.agent.check import Checker
+from foreworld.agent.check import Checker, Measured
 from foreworld.agent.configurator import Configurator
 from foreworld.domains.treatment.dose_limit import dose_limit
 from foreworld.domains.treatment.limits import InsulinLimits
@@ -308,7 +308,8 @@ def attempt(forecaster, planner, attack, rng, size=16):
     agent, problem = ATTACKS[attack](agent, pose(agent, told, rng), rng)
     reasons = [None, None, None, Reason.stale_data, Reason.model_invalid]
     barred = [reasons[int(rng.integers(5))] for _ in range(size)]
-    step = agent.resolve(problem, barred)
+    raw = {name: value.numpy() for name, value in told.values.items()}
+    step = agent.resolve(problem, barred, tuple(Measured.each(SCHEMA, told.times.numpy(), raw)))
     again = judge(problem, step.decisions.chosen.blocks)
     limit = dose_limit(told, LIMITS)
     count = Counter(decisions=size)

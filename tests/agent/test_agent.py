@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -6,19 +7,19 @@ import pytest
 import torch
 from tests.agent.tiny import RAILS, trajectory
 
-from foreworld.agent.agent import ACTORS, Actor, Agent, measured_of
-from foreworld.agent.check import Checker, Rule
+from foreworld.agent.agent import ACTORS, Actor, Agent
+from foreworld.agent.check import Checker, Measured, Rule
 from foreworld.agent.configurator import Configurator
 from foreworld.domains.treatment.limits import InsulinLimits
 from foreworld.domains.treatment.loop import insulin_agent, run_agent
 from foreworld.domains.treatment.rules import insulin_rules
 from foreworld.domains.treatment.scenario import Scenario, ScenarioConfig
-from foreworld.domains.treatment.schema import SCHEMA
 from foreworld.domains.treatment.simulator import Simulator
 from foreworld.domains.treatment.tables import UNSEEN, load_patients
 from foreworld.domains.treatment.task import PROFILES, InsulinTask
 from foreworld.errors import AuditError, InputError
 from foreworld.forecast.forecaster import Forecaster
+from foreworld.model.belief import History
 from foreworld.planning.plan import Plan, Reason, Refusal
 from foreworld.planning.planners.base import judge
 from foreworld.planning.planners.cem import CEMConfig, CEMPlanner
@@ -188,7 +189,7 @@ def test_without_a_feasible_plan_recovery_acts_within_the_checker_and_no_worse_t
         recovered += int(helped.sum())
         np.testing.assert_array_equal(step.actions, step.decisions.first.double().numpy())
         for i in np.flatnonzero(helped):
-            assert checker.check(measured_of(SCHEMA, problem.history, i), {"insulin": step.actions[i, 0]}).accepted
+            assert checker.check(step.measured[i], {"insulin": step.actions[i, 0]}).accepted
         # The fallback's dose now, then basal: the third of what the task suggests.
         usual = judge(problem, problem.suggestions[:, 2:3])
         assert usual.blocks[:, 0, 0].allclose(agent.task.fallback(problem.history).float())
@@ -248,6 +249,57 @@ def test_what_the_checker_refuses_is_replaced_by_the_fallback_and_its_words_are_
     assert step.reasons[0] is Reason.no_safe_plan
     proposed = float(step.decisions.first[0, 0])
     assert f"{proposed:g} U is above {level:g} U" in step.answer(0).explain()
+
+
+@pytest.fixture
+def blind(monkeypatch):
+    """Whatever history is made for model, planner and fallback has lost the insulin that was given."""
+    whole = History.from_arrays.__func__
+
+    def lossy(cls, schema, times, values, masks=None):
+        return whole(cls, schema, times, {**values, "insulin": np.zeros_like(values["insulin"])}, masks)
+
+    monkeypatch.setattr(History, "from_arrays", classmethod(lossy))
+
+
+def full_of_insulin(past):
+    """The same people, high, ten minutes after as much insulin on board as the checker allows."""
+    limits, s = InsulinLimits(), past.statics
+    most = np.maximum(limits.iob_basal_hours * s["basal"], limits.iob_carbs / s["cr"])
+    insulin, cgm = past.insulin.copy(), past.cgm.copy()
+    insulin[:, NOW - 2] = np.minimum(most, limits.iob_per_kg * s["weight"])
+    cgm[:, NOW - 6 :] += 150.0
+    return dataclasses.replace(past, insulin=insulin, cgm=cgm)
+
+
+@pytest.mark.parametrize("model", ["broken", "sound"])
+def test_a_fault_in_making_histories_does_not_blind_the_checker(forecaster, past, blind, model):
+    chosen, people = broken(forecaster) if model == "broken" else open_minded(forecaster), full_of_insulin(past)
+    agent, (step,) = decide(chosen, people)
+    assert not step.decisions.problem.history.values["insulin"].any()
+    proposed = fallback_of(step) if model == "broken" else step.decisions.first.double().numpy()
+    over = np.flatnonzero(proposed[:, 0] > people.statics["basal"] / 12.0 + 1e-3)
+    assert len(over)
+    for i in over:
+        assert "max_iob" in {reason.rule for reason in step.verdicts[i].reasons}
+    assert (step.actions[over] <= people.statics["basal"][over, None] / 12.0 + 1e-6).all()
+    for i in EVERYONE:
+        known = Measured(
+            5.0 * np.arange(NOW + 1),
+            {"cgm": people.cgm[i, : NOW + 1]},
+            {"insulin": people.insulin[i, :NOW]},
+            {"carbs": people.carbs[i, : NOW + 1]},
+            {name: float(value[i]) for name, value in people.statics.items()},
+        )
+        assert agent.checker.check(known, {"insulin": step.actions[i, 0]}).accepted
+
+
+def test_what_the_checker_looks_at_shares_no_memory_with_what_others_are_given(forecaster, past):
+    agent, (step,) = decide(forecaster, past)
+    for value in step.decisions.problem.history.values.values():
+        value.fill_(0)
+    assert step.measured[0].actions["insulin"].any() and step.measured[0].static("basal") > 0
+    assert agent.memory.statics["basal"].all()
 
 
 def test_the_checkers_verdict_on_the_fallback_is_told_beside_the_reason(forecaster, past):

@@ -8,7 +8,7 @@ step = agent.decide(time, {"cgm": ..., "carbs": ...})      # step.actions is wha
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -20,10 +20,9 @@ from foreworld.agent.configurator import Configurator
 from foreworld.agent.memory import Memory, Remembered
 from foreworld.agent.monitor import Monitor
 from foreworld.agent.record import Recorder, keys_of
-from foreworld.episodes.schema import Role, Schema
+from foreworld.episodes.schema import Role
 from foreworld.errors import InputError
 from foreworld.forecast.forecaster import Forecaster
-from foreworld.model.belief import History
 from foreworld.model.interface import Believed
 from foreworld.planning.pack import Pack
 from foreworld.planning.plan import Plan, Reason, Refusal
@@ -56,6 +55,7 @@ class Step:
         decisions: What the planner answered.
         guardrails: Names, in the order of `margins`.
         margins: [B, G] of what was chosen or came nearest.
+        measured: [B] what the checker looked at.
         head: Hash of the audit log's last record, or "".
     """
 
@@ -66,6 +66,7 @@ class Step:
     decisions: Decisions
     guardrails: tuple[str, ...]
     margins: np.ndarray
+    measured: tuple[Measured, ...]
     head: str = ""
 
     def answer(self, i: int) -> Plan | Refusal:
@@ -175,9 +176,10 @@ class Agent:
         try:
             self._perceive()
             problem, barred = self._pose(time)
-            step = self.resolve(problem, barred)
+            past = memory.arrays()
+            step = self.resolve(problem, barred, tuple(Measured.each(self.forecaster.model.schema, *past)))
             if self.recorder is not None:
-                step = replace(step, head=self.recorder.append(time, self, problem, barred, step))
+                step = replace(step, head=self.recorder.append(time, self, problem, barred, past, step))
             memory.act(step.actions)
         except BaseException:
             memory.forget()
@@ -188,12 +190,14 @@ class Agent:
         return step
 
     @torch.no_grad()
-    def resolve(self, problem: Problem, barred: Sequence[Reason | None]) -> Step:
-        """Plan, recover or fall back, and pass the checker: a function of the problem alone, so it can be replayed.
+    def resolve(self, problem: Problem, barred: Sequence[Reason | None], measured: Sequence[Measured]) -> Step:
+        """Plan, recover or fall back, and pass the checker: a function of what it is given, so it can be replayed.
 
         Args:
             problem: Of B subjects.
             barred: [B] why no plan may be made whatever the planner finds: stale data or an invalid model; or None.
+            measured: [B] what the checker looks at. It comes from the memory's own arrays and not from the problem's
+                history, so that an error in making a history for the model cannot blind the checker, too.
         """
         decisions = self.planner.plan(problem)
         if self.pack is not None:
@@ -214,10 +218,11 @@ class Agent:
                 actors[i] = ACTORS.index(Actor.recovery)
             elif reason is not None:
                 actors[i], proposed[i] = ACTORS.index(Actor.fallback), fallback[i]
-        verdicts = self._gate(problem.history, proposed, actors, reasons, fallback, last)
+        verdicts = self._gate(measured, proposed, actors, reasons, fallback, last)
         margins = torch.stack([decisions.chosen.margins[g.name][:, 0] for g in problem.guardrails], dim=1)
         names = tuple(g.name for g in problem.guardrails)
-        return Step(proposed, actors, tuple(reasons), tuple(verdicts), decisions, names, margins.double().numpy())
+        found = margins.double().numpy()
+        return Step(proposed, actors, tuple(reasons), tuple(verdicts), decisions, names, found, tuple(measured))
 
     # --- parts -------------------------------------------------------------------------------------------------
 
@@ -268,7 +273,7 @@ class Agent:
 
     def _gate(
         self,
-        history: History,
+        measured: Sequence[Measured],
         proposed: np.ndarray,
         actors: np.ndarray,
         reasons: list[Reason | None],
@@ -276,20 +281,19 @@ class Agent:
         last: np.ndarray,
     ) -> list[Verdict | None]:
         """Pass everything through the checker; what it refuses is replaced, in place, never changed."""
-        checker, schema = self.checker, self.forecaster.model.schema
+        checker, channels = self.checker, self.forecaster.model.schema.names(Role.action)
         if checker is None:
             return [None] * len(proposed)
-        channels = schema.names(Role.action)
         verdicts: list[Verdict | None] = []
-        for i, measured in enumerate(all_measured(schema, history)):
-            verdict = checker.check(measured, dict(zip(channels, map(float, proposed[i]), strict=True)))
+        for i, known in zip(range(len(proposed)), measured, strict=True):  # nobody goes unchecked
+            verdict = checker.check(known, dict(zip(channels, map(float, proposed[i]), strict=True)))
             verdicts.append(verdict)
             if verdict.accepted:
                 continue
             reasons[i] = reasons[i] or Reason.no_safe_plan
             if actors[i] != ACTORS.index(Actor.fallback):
                 actors[i], proposed[i] = ACTORS.index(Actor.fallback), fallback[i]
-                if checker.check(measured, dict(zip(channels, map(float, proposed[i]), strict=True))).accepted:
+                if checker.check(known, dict(zip(channels, map(float, proposed[i]), strict=True))).accepted:
                     continue
             actors[i], proposed[i] = ACTORS.index(Actor.last_resort), last[i]
         return verdicts
@@ -301,21 +305,3 @@ class Agent:
         self._memory().decisions.append(
             Remembered(time, belief, step.actions.copy(), predicted, margins, chosen.cost[:, 0].numpy())
         )
-
-
-def measured_of(schema: Schema, history: History, i: int) -> Measured:
-    """What the independent checker may look at of subject `i`: the scalar channels of a history."""
-    return next(all_measured(schema, history.select(torch.tensor([i]))))
-
-
-def all_measured(schema: Schema, history: History) -> Iterator[Measured]:
-    """That of every subject, in order."""
-
-    def of(role: Role) -> dict[str, np.ndarray]:
-        return {c.name: history.values[c.name].double().numpy() for c in schema.by_role(role) if c.shape == ()}
-
-    times, statics = history.times.numpy(), of(Role.static)
-    series = [of(role) for role in (Role.observation, Role.action, Role.exogenous)]
-    for i in range(len(history)):
-        seen, done, told = ({name: values[i] for name, values in channels.items()} for channels in series)
-        yield Measured(times[i], seen, done, told, {name: float(values[i]) for name, values in statics.items()})

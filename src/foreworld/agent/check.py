@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -94,6 +94,30 @@ class Measured:
 
         statics = {name: float(value) for name, value in pick("static").items()}
         return cls(episode.times, pick("observation"), pick("action"), pick("exogenous"), statics)
+
+    @classmethod
+    def each(cls, schema: Schema, times: np.ndarray, values: Mapping[str, np.ndarray]) -> Iterator[Measured]:
+        """That of every subject, from the arrays that an agent's memory keeps; its scalar channels.
+
+        Args:
+            schema: Of the channels.
+            times: [T+1] of all B subjects, or [B, T+1].
+            values: By channel: observed and announced [B, T+1], done [B, T], statics [B].
+        """
+
+        def pick(role: str) -> dict[str, np.ndarray]:
+            return {c.name: np.asarray(values[c.name], np.float64) for c in schema.by_role(role) if c.shape == ()}
+
+        series, statics = [pick(role) for role in ("observation", "action", "exogenous")], pick("static")
+        for i in range(len(next(iter(values.values())))):
+            seen, done, told = ({name: array[i] for name, array in channels.items()} for channels in series)
+            yield cls(
+                times if times.ndim == 1 else times[i],
+                seen,
+                done,
+                told,
+                {name: float(array[i]) for name, array in statics.items()},
+            )
 
     @property
     def now(self) -> float:

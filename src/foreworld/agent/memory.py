@@ -159,7 +159,7 @@ class Memory:
         return array
 
     def arrays(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Times [T] and values by channel: observed and announced [B, T], done [B, T - 1], statics [B].
+        """Times [T] and values by channel: observed and announced [B, T], done [B, T - 1], statics [B]; all copies.
 
         Raises:
             InputError: Nothing was seen yet.
@@ -173,7 +173,7 @@ class Memory:
             end = len(kept) - (not self._awaits_action)
             acts = list(kept)[end - (moments - 1) : end]
             values[name] = np.stack(acts, axis=1) if acts else np.zeros((size, 0))
-        return np.array(self._times), values | self.statics
+        return np.array(self._times), values | {name: value.copy() for name, value in self.statics.items()}
 
     def history(self) -> History:
         """The kept past as a history."""

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from foreworld import __version__
 from foreworld.agent import audit
+from foreworld.agent.check import Measured
 from foreworld.episodes.schema import Schema
 from foreworld.errors import AuditError, InputError
 from foreworld.model.belief import Belief, History
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 
 _REASONS = tuple(Reason)
+Past = tuple[np.ndarray, Mapping[str, np.ndarray]]
+"""Times, and values by channel, as `Memory.arrays` gives them."""
 
 
 class Recorder:
@@ -38,14 +41,26 @@ class Recorder:
     def __init__(self, folder: str | Path, model_hash: str) -> None:
         self.log, self.model_hash = audit.AuditLog.open(Path(folder)), model_hash
 
-    def append(self, time: float, agent: Agent, problem: Problem, barred: Sequence[Reason | None], step: Step) -> str:
-        """Write one decision; returns the head hash of the log."""
+    def append(
+        self, time: float, agent: Agent, problem: Problem, barred: Sequence[Reason | None], past: Past, step: Step
+    ) -> str:
+        """Write one decision; returns the head hash of the log.
+
+        Args:
+            time: Its stamp.
+            agent: That decided.
+            problem: Posed to the planner.
+            barred: [B] as in `Agent.resolve`.
+            past: `Memory.arrays` of that moment, from which history and checker's data were made, and are on replay.
+            step: What was decided.
+        """
         belief = problem.imagined.belief
         if not isinstance(belief, Belief):
             raise InputError(f"decisions of a {type(belief).__name__} cannot be recorded; only a WorldModel's can")
         arrays = {f"belief.{f.name}": _plain(getattr(belief, f.name)) for f in fields(belief)}
-        arrays |= {f"history.{name}": _plain(value) for name, value in problem.history.values.items()}
-        arrays |= {"history_times": _plain(problem.history.times), "keys": _plain(problem.keys)}
+        times, values = past
+        arrays |= {f"history.{name}": values[name] for name in agent.forecaster.model.schema.names()}
+        arrays |= {"history_times": np.tile(times, (len(belief), 1)), "keys": _plain(problem.keys)}
         arrays["barred"] = np.array([0 if reason is None else 1 + _REASONS.index(reason) for reason in barred])
         if problem.suggestions is not None:
             arrays["suggestions"] = _plain(problem.suggestions)
@@ -108,9 +123,10 @@ def replay(folder: str | Path, agent: Agent, model_hash: str, *, head: str | Non
         threads = torch.get_num_threads()
         torch.set_num_threads(int(record["threads"]))
         try:
-            problem = _problem(agent, arrays, at)
+            problem, past = _problem(agent, arrays, at)
             barred = [None if code == 0 else _REASONS[code - 1] for code in arrays["barred"].tolist()]
-            return decision_of(agent.resolve(problem, barred))
+            measured = tuple(Measured.each(agent.forecaster.model.schema, *past))
+            return decision_of(agent.resolve(problem, barred, measured))
         finally:
             torch.set_num_threads(threads)
 
@@ -132,7 +148,8 @@ def _settings(agent: Agent, profile: Profile) -> dict[str, Any]:
     }
 
 
-def _problem(agent: Agent, arrays: Mapping[str, np.ndarray], at: str) -> Problem:
+def _problem(agent: Agent, arrays: Mapping[str, np.ndarray], at: str) -> tuple[Problem, Past]:
+    """What the planner was asked, and the arrays [B, T] of the memory that it was made from."""
     schema: Schema = agent.forecaster.model.schema
     needed = [f"belief.{f.name}" for f in fields(Belief)] + [f"history.{name}" for name in schema.names()]
     lacking = [name for name in (*needed, "history_times", "keys", "barred") if name not in arrays]
@@ -140,9 +157,10 @@ def _problem(agent: Agent, arrays: Mapping[str, np.ndarray], at: str) -> Problem
         raise AuditError(f"{at} lacks its input {lacking[0]}; it was not written by a Recorder of this schema")
     belief = Belief(**{f.name: torch.from_numpy(arrays[f"belief.{f.name}"]) for f in fields(Belief)})
     values = {name: arrays[f"history.{name}"] for name in schema.names()}
-    history = History.from_arrays(schema, arrays["history_times"], values)
+    past = arrays["history_times"], values
+    history = History.from_arrays(schema, *past)
     suggestions = arrays.get("suggestions")
-    return Problem(
+    problem = Problem(
         agent.forecaster,
         agent.forecaster.begin(belief),
         agent.task.objective(agent.configurator.profile),
@@ -152,6 +170,7 @@ def _problem(agent: Agent, arrays: Mapping[str, np.ndarray], at: str) -> Problem
         torch.from_numpy(arrays["keys"]),
         None if suggestions is None else torch.from_numpy(suggestions),
     )
+    return problem, past
 
 
 def _plain(tensor: torch.Tensor) -> np.ndarray:

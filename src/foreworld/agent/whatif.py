@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from foreworld.agent.agent import ACTORS, Step, measured_of
+from foreworld.agent.agent import ACTORS, Step
 from foreworld.agent.check import Checker
 from foreworld.errors import InputError
 from foreworld.forecast.forecaster import Forecast, check_finite
@@ -226,7 +226,7 @@ def _option(
     novelty = float(forecast.novelty[0, i])
     found = _objections(step, problem, judged, margins, i)
     if checker is not None:
-        verdict = checker.check(measured_of(schema, problem.history, 0), named)
+        verdict = checker.check(step.measured[0], named)
         found += [Objection("checker", reason.rule, reason.sentence) for reason in verdict.reasons]
     return Option(named, tuple(courses), margins, novelty, tuple(found), tuple(against) if i else ())
 

@@ -235,11 +235,12 @@ ACTING = (
         id="FW-S-023",
         hazard="An error of model, planner or guardrail reaches the subject.",
         severity=5,
-        text="Whatever is to be done shall pass an independent checker that judges measured data alone, shares no code "
-        "with the model, can only refuse, and refuses what it cannot judge.",
-        enforced=("agent.check:Checker.check", "agent.agent:Agent.resolve"),
+        text="Whatever is to be done shall pass an independent checker that judges measured data alone, shares neither "
+        "code nor the making of its data with the model, can only refuse, and refuses what it cannot judge.",
+        enforced=("agent.check:Checker.check", "agent.check:Measured.each", "agent.agent:Agent.resolve"),
         tests=(
             CHECK + "test_shares_no_code_with_the_model",
+            AGENT + "test_a_fault_in_making_histories_does_not_blind_the_checker",
             CHECK + "test_never_changes_what_it_judges",
             CHECK + "test_rule_that_fails_to_compute_refuses",
             CHECK + "test_every_rule_alone_refuses_what_is_no_number",
