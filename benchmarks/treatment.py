@@ -19,7 +19,7 @@ from foreworld.evidence.protocol import Evidence, Request
 RESULTS = Path(__file__).parent / "results"
 HEADLINES = {
     "t1d-announced": ("time_in_range", "time_below_70", "time_below_54", "failures", "refusals"),
-    "guardrails": ("short_predicted_low_20", "short_predicted_very_low_5", "violations"),
+    "guardrails": ("short_predicted_low_20", "short_predicted_very_low_5", "violations", "violations_from_60min"),
     "forecast": ("rmse_30", "rmse_60", "rmse_120", "coverage_90"),
     "counterfactual": ("sign_60", "slope_60", "effect_rmse_60", "slope_120", "slope_240", "effect_rmse_240"),
 }

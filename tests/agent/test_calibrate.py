@@ -5,10 +5,14 @@ import pytest
 import torch
 
 from foreworld.agent.calibrate import Moments, Visits, by_stage, fit_bands, fit_novelty, fit_trajectory, moments_of
+from foreworld.domains.treatment.calibrate import visits as carried_out
+from foreworld.domains.treatment.loop import insulin_agent
+from foreworld.domains.treatment.scenario import ScenarioConfig
 from foreworld.domains.treatment.schema import SCHEMA
+from foreworld.domains.treatment.tables import UNSEEN, load_patients
 from foreworld.domains.treatment.task import guardrails
 from foreworld.errors import InputError
-from foreworld.forecast.forecaster import Calibration, Stage
+from foreworld.forecast.forecaster import Calibration, Forecaster, Stage
 from foreworld.model.belief import History
 from foreworld.planning.guardrail import StateGuardrail
 
@@ -83,6 +87,7 @@ def visits(n, seed):
         least,
         scale,
         true,
+        {name: value - 1.0 for name, value in true.items()},
         least,
         torch.zeros(n, 2),
         torch.zeros(n, 2),
@@ -109,6 +114,20 @@ def test_few_visits_err_on_the_safe_side_on_average():
         calibration = Calibration(trajectory=fit_trajectory(visits(19, seed), RAILS))
         rates.append(visits(200, 1000 + seed).exceeded(calibration, RAILS[0], 0.2).mean())
     assert abs(np.mean(rates) - 0.2) < 3.3 * np.std(rates) / np.sqrt(len(rates))
+
+
+def test_the_whole_horizon_is_looked_at_beside_the_steps_that_count(forecaster):
+    never = {rail.name: {f"{rail.risk:g}": -1000.0} for rail in RAILS}
+    sure = forecaster.calibration.model_copy(update={"novelty": None, "trajectory": never})
+    agent = insulin_agent(Forecaster(forecaster.model, sure))
+    patients, before = load_patients(UNSEEN[::7]), []
+    found = carried_out(agent, patients, ScenarioConfig(), steps=80, every=4, seed=1)
+    assert len(found) > 20
+    for rail in RAILS:
+        before.append(found.whole[rail.name] < found.true[rail.name])
+        assert (found.whole[rail.name] <= found.true[rail.name]).all()
+    assert 0.1 < np.mean(before) < 1.0
+    assert len(found.between(0, 50).whole[rail.name]) == len(found.between(0, 50)) < len(found)
 
 
 def test_the_tightened_margin_is_what_the_guardrail_uses():

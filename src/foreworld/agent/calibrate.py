@@ -218,7 +218,8 @@ class Visits:
     Attributes:
         least: By guardrail [n]: least predicted distance from its bound, before tightening.
         scale: By guardrail [n]: predicted scale there.
-        true: By guardrail [n]: least true distance.
+        true: By guardrail [n]: least true distance over the steps that count for it.
+        whole: By guardrail [n]: the same from the first step after the decision on, which may be less.
         margin: By guardrail [n]: margin at the time, tightened by the calibration then in force.
         context: [n, C].
         spread: [n, H].
@@ -231,6 +232,7 @@ class Visits:
     least: dict[str, np.ndarray]
     scale: dict[str, np.ndarray]
     true: dict[str, np.ndarray]
+    whole: dict[str, np.ndarray]
     margin: dict[str, np.ndarray]
     context: Tensor
     spread: Tensor
@@ -256,6 +258,7 @@ class Visits:
             least=of(self.least),
             scale=of(self.scale),
             true=of(self.true),
+            whole=of(self.whole),
             margin=of(self.margin),
             context=self.context[rows],
             spread=self.spread[rows],

@@ -1,14 +1,19 @@
 """The protocols of claimed risk: who is asked, and the reliability diagram."""
 
+import numpy as np
 import pytest
+import torch
 
+from foreworld.agent.calibrate import Visits
 from foreworld.domains.treatment import guardrail_protocol as gp
 from foreworld.domains.treatment.collect import cohort
 from foreworld.domains.treatment.figure_reliability import reliability_figure, reliability_pictures
-from foreworld.domains.treatment.tables import UNSEEN
+from foreworld.domains.treatment.tables import UNSEEN, load_patients
 from foreworld.errors import InputError
 from foreworld.evidence.protocol import Request
 from foreworld.evidence.rows import Evidence, Row
+from foreworld.evidence.samples import Samples
+from foreworld.forecast.forecaster import Calibration
 
 ANNOUNCED, SILENT = gp.protocols()
 
@@ -25,7 +30,7 @@ def rows(risk_of=lambda risk: risk):
 
 def evidence(found):
     return Evidence(
-        protocol=ANNOUNCED.name, version=2, hash="0", seeds=(0,), machine="test", cpu_seconds=0.0, rows=found,
+        protocol=ANNOUNCED.name, version=3, hash="0", seeds=(0,), machine="test", cpu_seconds=0.0, rows=found,
         names=ANNOUNCED.names,
     )  # fmt: skip
 
@@ -63,6 +68,22 @@ def test_the_settings_of_the_two_protocols_differ_and_name_the_virtual_people():
     assert ANNOUNCED.hash != SILENT.hash
     assert ANNOUNCED.settings["virtual"]["people"] == gp.VIRTUAL
     assert {"unseen", "virtual"} <= set(ANNOUNCED.groups)
+
+
+def test_a_bound_that_is_crossed_before_the_guardrails_count_is_a_violation_all_the_same():
+    n, rail = 4, gp.RAILS[0].name
+    clear = {one.name: np.full(n, 20.0) for one in gp.RAILS}
+    true, whole = clear | {rail: np.array([-1.0, 5.0, 5.0, 5.0])}, clear | {rail: np.array([-2.0, -1.0, 5.0, 5.0])}
+    ones = {one.name: np.ones(n) for one in gp.RAILS}
+    rest = torch.zeros(n, 2), torch.zeros(n, 2), np.zeros(n, dtype=int), np.arange(n), np.zeros((n, 2)), np.zeros(n)
+    found = Visits(clear, ones, true, whole, clear, *rest)
+    bounds = {one.name: {f"{risk:g}": 0.0 for risk in gp.LEVELS} for one in gp.RAILS}
+    samples = Samples((0,), ANNOUNCED.names)
+    job = gp._Job(None, 0, UNSEEN[:1], (0, 0), 0, True)
+    gp._add(samples, job, load_patients(UNSEEN[:1]), found, Calibration(trajectory=bounds))
+    rows = {row.metric: row.value for row in samples.rows() if row.group == "unseen"}
+    assert rows["violations"] == 0.5 and rows["violations_from_60min"] == 0.25
+    assert set(rows) == set(ANNOUNCED.metrics)
 
 
 def test_the_diagram_shows_claim_and_interval_of_both_groups():

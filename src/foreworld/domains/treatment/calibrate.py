@@ -119,7 +119,7 @@ def visits(
     grid = agent.forecaster.model.config.grid
     interval = grid.expand().numpy()
     columns: dict[str, list[np.ndarray]] = {
-        f"{g.name}/{k}": [] for g in rails for k in ("least", "scale", "true", "margin")
+        f"{g.name}/{k}": [] for g in rails for k in ("least", "scale", "true", "whole", "margin")
     }
     contexts, spreads, subjects, known, surprise, jump = [], [], [], [], [], []
 
@@ -143,11 +143,12 @@ def visits(
         for guardrail in rails:
             least, scale = guardrail.predicted(chosen.forecast)
             sign = 1.0 if guardrail.sense == "at_least" else -1.0
-            window = sign * (truth[:, guardrail.start - 1 : guardrail.horizon] - guardrail.bound)
+            away = sign * (truth[:, : guardrail.horizon] - guardrail.bound)
             margin = chosen.margins[guardrail.name][:, 0]
             for key, value in (("least", least[:, 0]), ("scale", scale[:, 0]), ("margin", margin)):
                 columns[f"{guardrail.name}/{key}"].append(value[rows].double().numpy())
-            columns[f"{guardrail.name}/true"].append(window.min(1)[planned])
+            columns[f"{guardrail.name}/true"].append(away[:, guardrail.start - 1 :].min(1)[planned])
+            columns[f"{guardrail.name}/whole"].append(away.min(1)[planned])
         imagined = step.decisions.problem.imagined
         contexts.append(imagined.prepared.context[rows])
         spreads.append(_spread(agent.forecaster, imagined, step.decisions.problem.space.expand(chosen.blocks))[rows])
@@ -169,6 +170,7 @@ def visits(
         of("least"),
         of("scale"),
         of("true"),
+        of("whole"),
         of("margin"),
         torch.cat(contexts),
         torch.cat(spreads),

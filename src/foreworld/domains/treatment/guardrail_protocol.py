@@ -23,6 +23,7 @@ from foreworld.domains.treatment.loop import insulin_agent
 from foreworld.domains.treatment.prepare import FULL
 from foreworld.domains.treatment.prepared import GROUPS, prepare_all
 from foreworld.domains.treatment.scenario import ScenarioConfig
+from foreworld.domains.treatment.schema import STEP_MINUTES
 from foreworld.domains.treatment.tables import Patients, load_patients
 from foreworld.domains.treatment.task import PROFILES, guardrails
 from foreworld.evidence.parallel import run_all
@@ -46,7 +47,9 @@ def metric_of(guardrail: StateGuardrail, risk: float) -> str:
     return f"short_{guardrail.name}_{risk * 100:g}"
 
 
-METRICS = (*(metric_of(g, risk) for g in RAILS for risk in LEVELS), "violations", "plans")
+# The guardrails count from this moment on: sooner an action changes little.
+LATER = f"violations_from_{min(g.start for g in RAILS) * STEP_MINUTES}min"
+METRICS = (*(metric_of(g, risk) for g in RAILS for risk in LEVELS), "violations", LATER, "plans")
 
 
 @dataclass(frozen=True)
@@ -121,13 +124,15 @@ def _add(samples: Samples, job: _Job, patients: Patients, found: Visits, calibra
             weights = None if weight is None else [weight]
             samples.add("foreworld", metric, job.seed, (subject,), [value], groups, unit=unit, weights=weights)
 
-        crossed = np.zeros(len(found), dtype=bool)
+        crossed, later = np.zeros((2, len(found)), dtype=bool)
         for guardrail in RAILS:
-            crossed |= found.true[guardrail.name] < 0
+            crossed |= found.whole[guardrail.name] < 0
+            later |= found.true[guardrail.name] < 0
             for risk in LEVELS:
                 short = found.exceeded(calibration, guardrail, risk)
                 add(metric_of(guardrail, risk), float(short[of].mean()))
         add("violations", float(crossed[of].mean()))
+        add(LATER, float(later[of].mean()))
         add("plans", count, "plans", None)
 
 
@@ -137,7 +142,9 @@ def _runner(announced: bool) -> Callable[[Request], Sequence[Row]]:
 
         Metrics: `short_<guardrail>_<risk>`, the share of chosen plans whose true least distance from the bound fell
         short of the distance claimed at that risk (to be at most, and near, the risk); `violations`, the share of
-        chosen plans under which a bound was truly crossed within its horizon; `plans`, how many a person.
+        chosen plans under which true glucose crossed a guardrail's bound anywhere from the first step after the
+        decision to the end of its horizon; `violations_from_60min`, the same from the step on from which the guardrail
+        counts and its risk is claimed; `plans`, how many a person.
         """
         samples = Samples(
             request.seeds, NAMES | Names(groups=frozenset((*GROUPS, "virtual")), metrics=frozenset(METRICS))
@@ -168,7 +175,7 @@ def protocols() -> tuple[Protocol, ...]:
         found.append(
             Protocol(
                 name="treatment/guardrails" if announced else "treatment/guardrails-unannounced",
-                version=2 if announced else 1,
+                version=3 if announced else 2,
                 description=(
                     "Claimed risk of the guardrails against what plans chosen in closed loop really led to, carried "
                     "out open-loop; unseen patients, and fresh virtual people like those of the calibration"
