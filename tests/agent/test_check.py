@@ -262,6 +262,13 @@ def test_second_bolus_within_three_minutes_is_refused():
     assert broken_by(calm(insulin=[1.0]), 1.0) == set()
 
 
+@given(doses=st.lists(st.floats(0.0, 25.0), min_size=1, max_size=40), dose=st.floats(0.0, 25.0))
+@settings(max_examples=100, deadline=None)
+def test_in_steps_of_five_minutes_the_bolus_interval_refuses_nothing(doses, dose):
+    """It guards callers that ask more often; the pages do not count it among what binds a loop."""
+    assert "bolus_interval" not in broken_by(calm(insulin=doses), dose)
+
+
 def test_daily_total_is_limited_to_the_profile_basal_when_spent():
     spent = calm(300, insulin=[0.9] * 280)
     assert "daily_total" in broken_by(spent, 0.2)

@@ -26,7 +26,8 @@ class InsulinLimits:
         bolus_per_kg: Greatest bolus, U/kg. Independent of `cr`: a carb ratio entered ten times too small passes
             every bound that divides by it. The 30 patients of simglucose need at most 0.28 and 500 jittered
             ones 0.38 (min(10, 100/cr) per kg).
-        bolus_interval: oref0 SMBInterval, min.
+        bolus_interval: oref0 SMBInterval, min. In a loop of 5-minute steps, such as this domain's own, it binds
+            nothing: two steps are further apart. It is there for callers that ask more often.
         dia: Duration of insulin action, min (oref0's exponential curve needs at least 5 h).
         peak: Time of peak insulin action, min (75 is oref0's for rapid-acting insulin).
         iob_basal_hours: max_iob is the greater of this many hours of `b` (a quarter of the usual daily total of

@@ -84,7 +84,11 @@ class BolusSize(InsulinRule):
 
 @dataclass(frozen=True, kw_only=True)
 class BolusInterval(InsulinRule):
-    """At least bolus_interval minutes lie between two steps with a bolus; in one step there is one bolus."""
+    """At least bolus_interval minutes lie between two steps with a bolus; in one step there is one bolus.
+
+    Two steps of 5 minutes always do with the default of 3: there it refuses nothing. It is for callers that ask more
+    often.
+    """
 
     def judge(self, measured: Measured, value: float) -> Reason | None:
         """Look for a bolus within the interval."""

@@ -114,7 +114,7 @@ REQUIREMENTS = (
         hazard="A single dose is far too large, or is given twice.",
         severity=5,
         text="A step's dose shall stay within the protocols' hard cap, its bolus within a bound by body weight, and "
-        "two boluses at least 3 minutes apart.",
+        "two boluses at least 3 minutes apart (which steps of 5 minutes always are: it binds faster callers only).",
         enforced=(
             "domains.treatment.rules:StepDose",
             "domains.treatment.rules:BolusSize",
@@ -124,6 +124,7 @@ REQUIREMENTS = (
             CHECK + "test_each_bound_holds_on_both_sides_while_no_other_rule_binds",
             CHECK + "test_wrong_carb_ratio_is_caught_by_body_weight",
             CHECK + "test_second_bolus_within_three_minutes_is_refused",
+            CHECK + "test_in_steps_of_five_minutes_the_bolus_interval_refuses_nothing",
         ),
         covers=("rule step_dose", "rule bolus_size", "rule bolus_interval"),
     ),
