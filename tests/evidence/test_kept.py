@@ -1,11 +1,14 @@
 """Finished runs are taken again only where nothing that shapes them has changed."""
 
 import json
+import shutil
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
 
-from foreworld.domains.treatment import track_protocol
+from foreworld.domains.treatment import tables, track_protocol
+from foreworld.domains.treatment.closed_loop import Job
 from foreworld.domains.treatment.protocols import PROTOCOLS
 from foreworld.errors import FormatError, InputError
 from foreworld.evidence import kept as module
@@ -18,6 +21,11 @@ def samples(seed=0, value=0.25):
     made.add("bb", "time_in_range", seed, ["a", "b"], [value, 0.75], [("unseen",), ()], weights=[1.0, 2.0])
     made.add("bb", "rmse_30", seed, ["a", "b"], [4.0, 9.0], unit="mg/dL", how="rms")
     return made
+
+
+def identity():
+    track = track_protocol.TRACKS[0]
+    return track_protocol._identity(track, Job("bb", 0, ("adult#004",), track.config))
 
 
 def test_samples_come_back_as_they_were_through_json():
@@ -108,6 +116,30 @@ def test_an_interrupted_track_goes_on_where_it_was(tmp_path, monkeypatch):
     assert type(mixed).from_json(mixed.to_json(), protocol.names).notes == mixed.notes
     with pytest.raises(InputError, match="trusted arm 'nobody'"):
         evaluate("bb", trusted=("nobody",))
+
+
+@pytest.mark.parametrize("package", ["torch", "numpy", "numba", "scipy", "simglucose"])
+def test_a_run_is_another_with_another_version_of_what_computes_it(monkeypatch, package):
+    assert identity() == identity()
+    before, installed = identity(), track_protocol.version
+    monkeypatch.setattr(track_protocol, "version", lambda name: "0" if name == package else installed(name))
+    assert identity() != before
+
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(track_protocol, "version", missing)
+    assert identity()["versions"][package] is None
+
+
+@pytest.mark.parametrize("name", ["vpatient_params.csv", "Quest.csv"])
+def test_a_run_is_another_with_other_patients_behind_the_same_names(tmp_path, monkeypatch, name):
+    before = identity()
+    copy = shutil.copytree(tables.table_folder(), tmp_path / "params")
+    monkeypatch.setattr(tables, "table_folder", lambda: copy)
+    assert identity() == before
+    (copy / name).write_text((copy / name).read_text().replace("1", "2", 1))
+    assert identity() != before
 
 
 def test_a_protocol_that_keeps_nothing_says_so(tmp_path):

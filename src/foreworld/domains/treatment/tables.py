@@ -6,6 +6,7 @@ The tables come from a commercial simulator, so they are used through the instal
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib.util
 import math
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ INDEPENDENT = (
 DERIVED = ("Ipb", "Gpb", "Gtb", "Vm0", "m2", "m4", "m30", "Ilb", "kp1", "u2ss", "isc1ss", "isc2ss")
 PARAMS = INDEPENDENT + DERIVED
 COLUMN = {name: index for index, name in enumerate(PARAMS)}
+TABLES = ("vpatient_params.csv", "Quest.csv")  # parameters and states; what the patients' records say
 GROUPS = ("adolescent", "adult", "child")
 TRAINING = tuple(f"{group}#{number:03d}" for group in GROUPS for number in range(1, 4))
 UNSEEN = tuple(f"{group}#{number:03d}" for group in GROUPS for number in range(4, 11))
@@ -129,11 +131,19 @@ def table_folder() -> Path:
     spec = importlib.util.find_spec("simglucose")
     for location in (spec.submodule_search_locations or ()) if spec else ():
         folder = Path(location) / "params"
-        if (folder / "vpatient_params.csv").is_file() and (folder / "Quest.csv").is_file():
+        if all((folder / name).is_file() for name in TABLES):
             return folder
     raise MissingDataError(
         "the virtual patients' tables are not installed; run: pip install --no-deps simglucose==0.2.11"
     )
+
+
+def tables_digest() -> str:
+    """SHA-256 of the tables that the patients are read from: other tables, other patients; raises as `table_folder`."""
+    folder, digest = table_folder(), hashlib.sha256()
+    for name in TABLES:
+        digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -143,8 +153,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 @cache
 def _all_patients(folder: Path) -> Patients:
-    rows = _rows(folder / "vpatient_params.csv")
-    quest = {row["Name"]: row for row in _rows(folder / "Quest.csv")}
+    rows, records = (_rows(folder / name) for name in TABLES)
+    quest = {row["Name"]: row for row in records}
     names = tuple(row["Name"] for row in rows)
     params = np.array([[float(row[name]) for name in PARAMS] for row in rows])
     weight = params[:, COLUMN["BW"]]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
-import torch
 
 from foreworld.domains.treatment.closed_loop import Job, Run, add_samples, groups_of, run_job, subjects_of
 from foreworld.domains.treatment.figure_track import pictures
@@ -18,6 +18,7 @@ from foreworld.domains.treatment.policies.made import POLICY_ARMS
 from foreworld.domains.treatment.policies.offline_rl import require_offline_rl
 from foreworld.domains.treatment.prepare import FULL
 from foreworld.domains.treatment.prepared import DATA_ARMS, GROUPS, MODEL_ARMS, prepare_all, recipe_of
+from foreworld.domains.treatment.tables import tables_digest
 from foreworld.domains.treatment.tracks import TRACKS, Track
 from foreworld.errors import MissingDataError
 from foreworld.evidence.kept import folder_digest
@@ -39,6 +40,8 @@ PEERS: tuple[tuple[tuple[str, ...], Callable[[], object]], ...] = (
     (("oref0", "oref0_smb"), require_oref0),
     (("offline_rl",), require_offline_rl),
 )
+# What figures depend on to the last digit besides foreworld's own source: random numbers, compiled equations, fits.
+COMPUTES = ("torch", "numpy", "numba", "scipy", "simglucose")
 REFUSED = ("refusals", "refusals_per_day", "refusals_unfaulted", "interventions_per_day")
 LOOP_METRICS = (*UNITS, "cpu_ms_per_decision", *REFUSED, "train_cpu_seconds", *ABOVE, GAP, *TAILS)
 
@@ -149,8 +152,17 @@ def _identity(track: Track, job: Job) -> dict[str, Any]:
         "data": folder_digest(job.data) if job.arm in DATA_ARMS else None,
         "policy": folder_digest(job.policy),
         "calibrate": job.calibrate.model_dump(mode="json") if learned and job.calibrate is not None else None,
-        "torch": torch.__version__,
+        "tables": tables_digest(),
+        "versions": {name: _version(name) for name in COMPUTES},
     }
+
+
+def _version(package: str) -> str | None:
+    """Of an installed package, without importing it; None where it is not known."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def differences(samples: Samples, arms: Sequence[str]) -> list[Row]:
