@@ -100,7 +100,8 @@ def _run(job: _Job) -> _Found:
 
     def watch(t: int, real: Simulator, step: Step) -> None:
         invalid = np.array([reason is Reason.model_invalid for reason in step.reasons])
-        noticed[np.isnan(noticed) & invalid] = t * STEP_MINUTES
+        # What is noticed of a patient who has failed came too late.
+        noticed[np.isnan(noticed) & invalid & real.alive] = t * STEP_MINUTES
         refused[:] += [reason is not None for reason in step.reasons]
         if t >= KNOWN:
             unfit[:] += [reason in (Reason.model_invalid, Reason.novel_state) for reason in step.reasons]
