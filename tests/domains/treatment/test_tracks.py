@@ -1,10 +1,12 @@
 """What is the same, and what is not, for the arms of a track."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from foreworld.agent.agent import ACTORS, Actor
-from foreworld.domains.treatment import closed_loop
+from foreworld.domains.treatment import closed_loop, track_protocol
 from foreworld.domains.treatment.closed_loop import (
     CEILING_ARMS,
     Job,
@@ -17,13 +19,14 @@ from foreworld.domains.treatment.closed_loop import (
 from foreworld.domains.treatment.loop import Loop, planner_share
 from foreworld.domains.treatment.oref0 import Oref0
 from foreworld.domains.treatment.prepare import FULL
-from foreworld.domains.treatment.prepared import GROUPS
+from foreworld.domains.treatment.prepared import GROUPS, Prepared
 from foreworld.domains.treatment.scenario import Scenario, ScenarioConfig
 from foreworld.domains.treatment.simulator import Simulator
 from foreworld.domains.treatment.tables import load_patients
 from foreworld.domains.treatment.task import PROFILES
 from foreworld.domains.treatment.track_protocol import LOOP_METRICS
 from foreworld.domains.treatment.tracks import TRACKS, LoopConfig
+from foreworld.evidence.protocol import Request
 from foreworld.evidence.rows import Names
 from foreworld.evidence.samples import Samples
 
@@ -123,3 +126,20 @@ def test_pid_and_oref0_are_fitted_in_the_simulator_that_they_then_run_in(monkeyp
     closed_loop._controller(Job("pid", 0, subjects_of(2), legacy), patients)
     made = closed_loop._controller(Job("oref0_smb", 0, subjects_of(2), legacy), patients)
     assert [*told, made.simulator] == [legacy.simulator] * 2 and legacy.simulator.meal_units == "legacy"
+
+
+@pytest.mark.parametrize(("costs", "told"), [((900.0, float("nan")), False), ((900.0, 1200.0), True)])
+def test_a_training_cost_is_told_of_all_seeds_or_of_none(costs, told, monkeypatch):
+    made = {
+        seed: Prepared(model=Path("m"), data=Path("d"), cpu_seconds=cost, policies={})
+        for seed, cost in enumerate(costs)
+    }
+    bg = np.full((2, 288), 120.0)
+    monkeypatch.setattr(track_protocol, "prepare_all", lambda request, report, announced: made)
+    monkeypatch.setattr(track_protocol, "run_all", lambda work, jobs, workers: [Run(bg, bg, 1.0, 1.0) for _ in jobs])
+    track = next(track for track in TRACKS if track.name == "t1d-announced")
+    request = Request(seeds=(0, 1), arms=("foreworld",), subjects=2, quick=True)
+    rows = track_protocol.run_loop(track, request).rows()
+    found = [row.value for row in rows if row.metric == "train_cpu_seconds" and row.group == "all"]
+    assert found == ([1200.0] if told else [])
+    assert any(row.metric == "time_in_range" for row in rows)

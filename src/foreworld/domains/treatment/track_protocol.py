@@ -113,16 +113,19 @@ def run_loop(
     learning = {*MODEL_ARMS, *DATA_ARMS, *POLICY_ARMS} & set(arms)
     request = replace(request, arms=tuple(arms))
     jobs, parts = [], prepare_all(request, report, announced=announced) if learning else {}
+    costs: dict[str, list[float]] = {}
     for seed in request.seeds:
         made = parts.get(seed)
         for arm in arms:
             model, data = (made.model, made.data) if made else (None, None)
             policy, spent = made.policies.get(arm, (None, np.nan)) if made else (None, np.nan)
             jobs.append(Job(arm, seed, subjects, config, model, data, calibrate=calibrate, policy=policy))
-            spent = made.cpu_seconds if made and arm == "foreworld" else spent
-            if np.isfinite(spent):
-                cost = np.full(len(subjects), spent)
-                samples.add(arm, "train_cpu_seconds", seed, subjects, cost, groups_of(subjects), unit="s", how="max")
+            costs.setdefault(arm, []).append(made.cpu_seconds if made and arm == "foreworld" else spent)
+    for arm, spent_by_seed in costs.items():
+        # An interrupted preparation does not know what it took, and a cost is told of all seeds or of none.
+        for seed, spent in zip(request.seeds, spent_by_seed if np.isfinite(spent_by_seed).all() else (), strict=False):
+            cost = np.full(len(subjects), spent)
+            samples.add(arm, "train_cpu_seconds", seed, subjects, cost, groups_of(subjects), unit="s", how="max")
     report(f"{track.name}: {len(jobs)} runs of {len(subjects)} patients, {config.days} days each")
     kept, names = request.kept, samples.names
     left = [job for job in jobs if kept is None or not kept.load(job.arm, _identity(track, job), samples)]
