@@ -2,7 +2,10 @@
 
 import os
 import platform
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +42,30 @@ def test_a_process_with_other_source_than_the_evaluation_began_with_is_refused(m
     monkeypatch.setattr(parallel, "source_digest", lambda: "f" * 64)
     with pytest.raises(ForeworldError, match=r"source changed while it ran.*ffffffffffff.*kept with --kept; .*again"):
         list(run_all(square, [1, 2], 2))
+
+
+def linger(folder):
+    (Path(folder) / str(os.getpid())).touch()
+    time.sleep(120.0)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_processes_end_when_the_one_that_they_work_for_is_killed(tmp_path):
+    code = f"from tests.evidence.test_parallel import *\nlist(run_all(linger, [{str(tmp_path)!r}] * 2, 2))"
+    parent = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    try:
+        assert eventually(lambda: len(list(tmp_path.iterdir())) == 2, 60.0)
+    finally:
+        parent.kill()
+        parent.wait()
+    assert eventually(lambda: not any(Path("/proc", pid.name).exists() for pid in tmp_path.iterdir()), 20.0)
+
+
+def eventually(what, seconds):
+    end = time.monotonic() + seconds
+    while not (true := what()) and time.monotonic() < end:
+        time.sleep(0.2)
+    return true
 
 
 class Elsewhere:

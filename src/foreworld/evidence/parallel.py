@@ -6,12 +6,14 @@ Whoever has many jobs calls `run_all`, and does not know where they run. Each ru
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from multiprocessing import get_context
+from threading import Thread
 from typing import Any, Protocol, TypeVar
 
 from foreworld.evidence.heap import keep_heap
@@ -81,7 +83,9 @@ def run_all(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int | N
     if count <= 1:
         yield from map(work, jobs)
         return
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=keep_heap) as pool:
+    with ProcessPoolExecutor(
+        count, mp_context=get_context("spawn"), initializer=_begin, initargs=(os.getpid(),)
+    ) as pool:
         yield from pool.map(partial(_same, work, source_digest()), jobs)
 
 
@@ -89,3 +93,16 @@ def _same(work: Callable[[Job], Result], source: str, job: Job) -> Result:
     """One job in another process. `work` and with it the code has been imported when its files are looked at."""
     require_source(source)
     return work(job)
+
+
+def _begin(parent: int) -> None:
+    """Set up a process that works for another one."""
+    keep_heap()
+    Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent was killed: nobody waits for its job, which may take minutes more."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
