@@ -150,3 +150,14 @@ def test_its_numbers_are_in_the_digest_of_the_guardrails():
     for change in ({"count_error": 3.0}, {"carbs_minutes": 600.0}, {"bound": 60.0}):
         changed = [replace(g, **change) if isinstance(g, CoveredDose) else g for g in rails]
         assert digest(changed) != digest(rails)
+
+
+def test_its_numbers_are_those_that_count():
+    history = as_history(*random_history(np.random.default_rng(5), 40, 60))
+
+    def bound(**numbers):
+        return CoveredDose(name="covered_dose", unit="U", severity=5, source="", **numbers).covered(history)
+
+    usual = bound()
+    for more in ({"count_error": 3.0}, {"carbs_minutes": 600.0}, {"bound": 40.0}):
+        assert (bound(**more) >= usual).all() and (bound(**more) > usual).any()

@@ -1,5 +1,7 @@
 """The sabotage protocol: how soon a broken model is noticed, of all patients and not of those noticed alone."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from foreworld.domains.treatment import sabotage_protocol as sp
 from foreworld.domains.treatment.tables import UNSEEN
 from foreworld.evidence.rows import NAMES, Names
 from foreworld.evidence.samples import Samples
+from foreworld.planning.plan import Reason
 
 PEOPLE, STEPS = UNSEEN[:4], 288
 NEVER = np.nan
@@ -42,3 +45,17 @@ def test_the_figure_stays_where_nobody_is_noticed_in_a_seed(kind):
 
 def test_the_description_tells_how_never_is_counted():
     assert "never noticed counts as the length of the run" in sp.protocol().description
+
+
+def test_what_is_noticed_of_a_patient_who_has_failed_came_too_late(monkeypatch):
+    def run(agent, simulator, *, watch):
+        for t, alive in enumerate([[True, True], [True, False]]):
+            reasons = [None if t == 0 else Reason.model_invalid] * 2
+            watch(t, SimpleNamespace(alive=np.array(alive)), SimpleNamespace(reasons=reasons))
+        return SimpleNamespace(bg=np.full((2, 2), 120.0))
+
+    monkeypatch.setattr(sp, "run_agent", run)
+    monkeypatch.setattr(sp, "load_forecaster", lambda folder: None)
+    monkeypatch.setattr(sp, "insulin_agent", lambda forecaster, seed: None)
+    found = sp._run(sp._Job(sp.HEALTHY, 0, PEOPLE[:2], 1, None))
+    assert found.noticed[0] == 5.0 and np.isnan(found.noticed[1])

@@ -122,8 +122,9 @@ def run_loop(
             jobs.append(Job(arm, seed, subjects, config, model, data, calibrate=calibrate, policy=policy))
             costs.setdefault(arm, []).append(made.cpu_seconds if made and arm == "foreworld" else spent)
     for arm, spent_by_seed in costs.items():
-        # An interrupted preparation does not know what it took, and a cost is told of all seeds or of none.
-        for seed, spent in zip(request.seeds, spent_by_seed if np.isfinite(spent_by_seed).all() else (), strict=False):
+        if not np.isfinite(spent_by_seed).all():
+            continue  # an interrupted preparation does not know what it took: a cost is told of all seeds or of none
+        for seed, spent in zip(request.seeds, spent_by_seed, strict=True):
             cost = np.full(len(subjects), spent)
             samples.add(arm, "train_cpu_seconds", seed, subjects, cost, groups_of(subjects), unit="s", how="max")
     report(f"{track.name}: {len(jobs)} runs of {len(subjects)} patients, {config.days} days each")
