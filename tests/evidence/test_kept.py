@@ -7,11 +7,13 @@ from importlib.metadata import PackageNotFoundError
 import numpy as np
 import pytest
 
+from foreworld.domains.treatment import identity as shared
 from foreworld.domains.treatment import tables, track_protocol
 from foreworld.domains.treatment.closed_loop import Job
 from foreworld.domains.treatment.protocols import PROTOCOLS
 from foreworld.errors import FormatError, InputError
 from foreworld.evidence import kept as module
+from foreworld.evidence import sampled
 from foreworld.evidence.kept import Kept, folder_digest
 from foreworld.evidence.protocol import Request, Samples
 
@@ -89,13 +91,13 @@ def test_a_folder_is_known_by_what_its_files_hold(tmp_path):
 
 def test_an_interrupted_track_goes_on_where_it_was(tmp_path, monkeypatch):
     protocol, asked = PROTOCOLS["treatment/t1d-announced"], []
-    run_all = track_protocol.run_all
+    run_all = sampled.run_all
 
     def counted(work, jobs, workers=None):
         asked.extend(job.arm for job in jobs)
         return run_all(work, jobs, workers)
 
-    monkeypatch.setattr(track_protocol, "run_all", counted)
+    monkeypatch.setattr(sampled, "run_all", counted)
 
     def evaluate(*arms, trusted=()):
         asked.clear()
@@ -121,14 +123,14 @@ def test_an_interrupted_track_goes_on_where_it_was(tmp_path, monkeypatch):
 @pytest.mark.parametrize("package", ["torch", "numpy", "numba", "scipy", "simglucose"])
 def test_a_run_is_another_with_another_version_of_what_computes_it(monkeypatch, package):
     assert identity() == identity()
-    before, installed = identity(), track_protocol.version
-    monkeypatch.setattr(track_protocol, "version", lambda name: "0" if name == package else installed(name))
+    before, installed = identity(), shared.version
+    monkeypatch.setattr(shared, "version", lambda name: "0" if name == package else installed(name))
     assert identity() != before
 
     def missing(name):
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(track_protocol, "version", missing)
+    monkeypatch.setattr(shared, "version", missing)
     assert identity()["versions"][package] is None
 
 

@@ -246,14 +246,18 @@ class Samples:
         pools = [pool for (of, _), pool in self._pools.items() if of == arm]
         return tuple(sorted({pool.subjects[at] for pool in pools for at in pool.of(group)}))
 
+    def values(self, arm: str, metric: str, group: str = "all") -> dict[tuple[int, str], float]:
+        """By seed and subject, the values of a metric in the order in which they came; empty where there are none."""
+        pool = self._pools.get((arm, metric))
+        return {} if pool is None else {(pool.seeds[at], pool.subjects[at]): pool.values[at] for at in pool.of(group)}
+
     def by_subject(self, arm: str, metric: str, group: str = "all") -> npt.NDArray[np.float64]:
         """[seeds, subjects] the values of a metric, subjects in order of their names; empty where there are none.
 
         Raises:
             InputError: A subject of one seed is missing in another.
         """
-        pool = self._pools.get((arm, metric))
-        found = {} if pool is None else {(pool.seeds[at], pool.subjects[at]): pool.values[at] for at in pool.of(group)}
+        found = self.values(arm, metric, group)
         names = sorted({subject for _, subject in found})
         if len(found) != len(names) * len(self.seeds):
             raise InputError(f"{metric} of {arm} in group {group} has not the same subjects in every seed")
@@ -272,7 +276,7 @@ class Samples:
                 raise InputError(
                     f"{metric} of {one} is no {' or '.join(how)} of equally weighted samples; it cannot be paired"
                 )
-            sides.append({(pool.seeds[at], pool.subjects[at]): pool.values[at] for at in pool.of(group)})
+            sides.append(self.values(one, metric, group))
         first, second = sides
         if not first or first.keys() != second.keys():
             raise InputError(f"{arm} and {baseline} have not the same subjects and seeds for {metric} in {group}")

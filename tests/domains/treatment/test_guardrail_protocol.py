@@ -1,5 +1,7 @@
 """The protocols of claimed risk: who is asked, and the reliability diagram."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from foreworld.domains.treatment.collect import cohort
 from foreworld.domains.treatment.figure_reliability import reliability_figure, reliability_pictures
 from foreworld.domains.treatment.tables import UNSEEN, load_patients
 from foreworld.errors import InputError
+from foreworld.evidence.kept import Kept
 from foreworld.evidence.protocol import Request
 from foreworld.evidence.rows import Evidence, Row
 from foreworld.evidence.samples import Samples
@@ -70,20 +73,49 @@ def test_the_settings_of_the_two_protocols_differ_and_name_the_virtual_people():
     assert {"unseen", "virtual"} <= set(ANNOUNCED.groups)
 
 
-def test_a_bound_that_is_crossed_before_the_guardrails_count_is_a_violation_all_the_same():
+def crossed():
+    """Four plans of as many people, of which two cross a bound, one of them before the guardrails count."""
     n, rail = 4, gp.RAILS[0].name
     clear = {one.name: np.full(n, 20.0) for one in gp.RAILS}
     true, whole = clear | {rail: np.array([-1.0, 5.0, 5.0, 5.0])}, clear | {rail: np.array([-2.0, -1.0, 5.0, 5.0])}
     ones = {one.name: np.ones(n) for one in gp.RAILS}
     rest = torch.zeros(n, 2), torch.zeros(n, 2), np.zeros(n, dtype=int), np.arange(n), np.zeros((n, 2)), np.zeros(n)
-    found = Visits(clear, ones, true, whole, clear, *rest)
+    return Visits(clear, ones, true, whole, clear, *rest)
+
+
+@pytest.fixture
+def calibrated(monkeypatch):
     bounds = {one.name: {f"{risk:g}": 0.0 for risk in gp.LEVELS} for one in gp.RAILS}
+    made = SimpleNamespace(calibration=Calibration(trajectory=bounds))
+    monkeypatch.setattr(gp, "load_forecaster", lambda folder: made)
+
+
+def test_a_bound_that_is_crossed_before_the_guardrails_count_is_a_violation_all_the_same(calibrated):
     samples = Samples((0,), ANNOUNCED.names)
     job = gp._Job(None, 0, UNSEEN[:1], (0, 0), 0, True)
-    gp._add(samples, job, load_patients(UNSEEN[:1]), found, Calibration(trajectory=bounds))
+    gp._add(samples, job, (load_patients(UNSEEN[:1]), crossed()))
     rows = {row.metric: row.value for row in samples.rows() if row.group == "unseen"}
     assert rows["violations"] == 0.5 and rows["violations_from_60min"] == 0.25
     assert set(rows) == set(ANNOUNCED.metrics)
+
+
+def test_an_interrupted_evaluation_goes_on_where_it_was(tmp_path, monkeypatch, calibrated):
+    (tmp_path / "model").mkdir()
+    asked = []
+
+    def visit(job):
+        asked.append(job.names)
+        return gp._people(job)[0], crossed()
+
+    monkeypatch.setattr(gp, "prepare_all", lambda request, announced: {0: SimpleNamespace(model=tmp_path / "model")})
+    monkeypatch.setattr(gp, "_visit", visit)
+    for protocol in (ANNOUNCED, SILENT):
+        request = Request(seeds=(0,), quick=True, kept=Kept(tmp_path / "runs"))
+        first = protocol.evaluate(request)
+        assert len(asked) == 2 and {row.group for row in first.rows} >= {"unseen", "virtual"}
+        assert protocol.evaluate(request).rows == first.rows
+        assert len(asked) == 2
+        asked.clear()
 
 
 def test_the_diagram_shows_claim_and_interval_of_both_groups():

@@ -16,6 +16,7 @@ from foreworld.domains.treatment.personalisation.known import adapted_by_days, s
 from foreworld.domains.treatment.personalisation.protocol import METRICS, above_population, protocol, ratios
 from foreworld.domains.treatment.personalisation.settings import ADAPTED, ARMS, QUICK, KnownConfig, StepConfig
 from foreworld.domains.treatment.personalisation.step_change import (
+    WINDOWS,
     beliefs,
     changed,
     in_range_by_window,
@@ -30,6 +31,7 @@ from foreworld.domains.treatment.simulator import Simulator
 from foreworld.domains.treatment.tables import load_patients
 from foreworld.episodes.schema import Role, Statistics
 from foreworld.errors import InputError
+from foreworld.evidence.kept import Kept
 from foreworld.evidence.protocol import Request
 from foreworld.evidence.rows import Evidence
 from foreworld.evidence.samples import Samples
@@ -180,11 +182,11 @@ def test_control_is_compared_by_patient_and_seed():
 
 def made_rows():
     before = np.array([[100.0, 400.0, 225.0, 121.0, 100.0], [300.0, 400.0, 375.0, 363.0, 300.0]])
-    compared = {
-        ("foreworld", "rmse_ratio_all"): [(NAMES, before)],
-        ("foreworld", "width_ratio_all"): [(NAMES, before)],
-    }
-    return ratios(compared, (0,))
+    samples = Samples((0,), protocol().names)
+    for what, how in (("rmse", "rms"), ("width", "mean")):
+        for window, values in zip(WINDOWS, before.T, strict=True):
+            samples.add("foreworld", f"{what}_all_{window}", 0, NAMES, values, [("adult",), ("child",)], how=how)
+    return ratios(samples, ("foreworld",))
 
 
 def test_ratios_are_of_pooled_widths_and_of_pooled_squared_errors():
@@ -228,7 +230,7 @@ def test_the_protocol_gives_every_metric_of_every_part(tmp_path, monkeypatch):
     monkeypatch.setattr(protocol_module, "QUICK", tiny)
     for module in (protocol_module, step_module):
         monkeypatch.setattr(module, "run_agent", hasty)
-    request = Request(seeds=(0,), subjects=2, quick=True, model=tmp_path / "model")
+    request = Request(seeds=(0,), subjects=2, quick=True, model=tmp_path / "model", kept=Kept(tmp_path / "runs"))
     evidence = protocol().evaluate(request)
     of_all = {row.metric for row in evidence.rows if row.group == "all"}
     late = {f"{w}_after_{d}d" for w in ("rmse_60", "rmse_120", "coverage_90", "accepted") for d in (2, 3, 5, 7, 10)}
@@ -241,3 +243,6 @@ def test_the_protocol_gives_every_metric_of_every_part(tmp_path, monkeypatch):
     # One log and one set of weights: before anything is renewed the two forecast alike, and the bands alone differ.
     errors = {arm: evidence.row(arm, "rmse_60_before").value for arm in ARMS}
     assert errors["foreworld"] == pytest.approx(errors["foreworld_fixed"], rel=1e-4)
+    # An interrupted evaluation goes on where it was: of what was kept nothing runs again.
+    monkeypatch.setattr(protocol_module, "_work", None)
+    assert protocol().evaluate(request).rows == evidence.rows

@@ -7,6 +7,8 @@ import pytest
 
 from foreworld.domains.treatment import sabotage_protocol as sp
 from foreworld.domains.treatment.tables import UNSEEN
+from foreworld.evidence.kept import Kept
+from foreworld.evidence.protocol import Request
 from foreworld.evidence.rows import NAMES, Names
 from foreworld.evidence.samples import Samples
 from foreworld.planning.plan import Reason
@@ -22,7 +24,7 @@ def minutes_to_notice(kind, *noticed):
     for seed, minutes in zip(seeds, noticed, strict=True):
         job = sp._Job(kind, seed, PEOPLE, 1, None)
         bg, none = np.full((len(PEOPLE), STEPS), 120.0), np.zeros(len(PEOPLE))
-        sp._add(samples, job, sp._Found(bg, np.array(minutes), none, none), dict.fromkeys(PEOPLE, 0.5))
+        sp._add({seed: dict.fromkeys(PEOPLE, 0.5)}, samples, job, sp._Found(bg, np.array(minutes), none, none))
     return {row.metric: row for row in samples.rows() if row.group == "all"}["minutes_to_notice"]
 
 
@@ -59,3 +61,23 @@ def test_what_is_noticed_of_a_patient_who_has_failed_came_too_late(monkeypatch):
     monkeypatch.setattr(sp, "insulin_agent", lambda forecaster, seed: None)
     found = sp._run(sp._Job(sp.HEALTHY, 0, PEOPLE[:2], 1, None))
     assert found.noticed[0] == 5.0 and np.isnan(found.noticed[1])
+
+
+def test_an_interrupted_evaluation_goes_on_where_it_was(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    asked = []
+
+    def run(job):
+        asked.append(job.kind)
+        values = np.full(len(job.subjects), 0.25)
+        return sp._Found(np.full((len(job.subjects), STEPS), 120.0), 100 * values, values, values)
+
+    monkeypatch.setattr(sp, "prepare_all", lambda request: {0: SimpleNamespace(model=tmp_path / "model")})
+    monkeypatch.setattr(sp, "_run", run)
+    monkeypatch.setattr(sp, "_fallback", lambda seed, subjects, days: dict.fromkeys(subjects, 0.5))
+    request = Request(seeds=(0,), quick=True, kept=Kept(tmp_path / "runs"))
+    first = sp.protocol().evaluate(request)
+    assert asked == [sp.HEALTHY, "sign_flipped", "nan"]
+    (next((tmp_path / "runs").glob("*.json"))).unlink()
+    assert sp.protocol().evaluate(request).rows == first.rows
+    assert len(asked) == 4

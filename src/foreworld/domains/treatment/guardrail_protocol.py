@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from foreworld.domains.treatment.calibrate import CalibrateConfig, load_forecast
 from foreworld.domains.treatment.closed_loop import groups_of, subjects_of
 from foreworld.domains.treatment.collect import cohort
 from foreworld.domains.treatment.figure_reliability import reliability_pictures
+from foreworld.domains.treatment.identity import run_identity
 from foreworld.domains.treatment.loop import insulin_agent
 from foreworld.domains.treatment.prepare import FULL
 from foreworld.domains.treatment.prepared import GROUPS, prepare_all
@@ -26,14 +28,14 @@ from foreworld.domains.treatment.scenario import ScenarioConfig
 from foreworld.domains.treatment.schema import STEP_MINUTES
 from foreworld.domains.treatment.tables import Patients, load_patients
 from foreworld.domains.treatment.task import PROFILES, guardrails
-from foreworld.evidence.parallel import run_all
 from foreworld.evidence.protocol import Protocol, Request
 from foreworld.evidence.report import Picture
 from foreworld.evidence.rows import NAMES, Evidence, Names, Row
+from foreworld.evidence.sampled import run_sampled
 from foreworld.evidence.samples import Samples
-from foreworld.forecast.forecaster import Calibration
 from foreworld.planning.guardrail import StateGuardrail
 
+ARM = "foreworld"
 LEVELS = (0.01, 0.05, 0.1, 0.2)
 RAILS = tuple(g for g in guardrails() if isinstance(g, StateGuardrail))
 DAYS, EVERY = 4, 7
@@ -63,6 +65,7 @@ class _Job:
         batch: Of the virtual people: which batch, of how many people in all.
         steps: Decisions.
         announced: Whether they announce what they eat.
+        arm: Always `foreworld`.
     """
 
     model: Path
@@ -71,6 +74,7 @@ class _Job:
     batch: tuple[int, int]
     steps: int
     announced: bool
+    arm: str = ARM
 
 
 def looped(announced: bool) -> CalibrateConfig:
@@ -108,8 +112,19 @@ def _jobs(request: Request, model: Path, seed: int, announced: bool) -> list[_Jo
     ]
 
 
-def _add(samples: Samples, job: _Job, patients: Patients, found: Visits, calibration: Calibration) -> None:
+def _identity(job: _Job) -> dict[str, Any]:
+    """Everything that shapes what a job gives, but the source."""
+    return {
+        **run_identity(f"{name_of(job.announced)} v{version_of(job.announced)}", job.seed, job.names, job.model),
+        "batch": list(job.batch),
+        "steps": job.steps,
+        "settings": settings_of(job.announced),
+    }
+
+
+def _add(samples: Samples, job: _Job, given: tuple[Patients, Visits]) -> None:
     """One value a person and metric: shares of their plans, which weigh by their number."""
+    (patients, found), calibration = given, load_forecaster(job.model).calibration
     for number, subject in enumerate(patients.names):
         of = found.subject == number
         if not of.any():
@@ -122,7 +137,7 @@ def _add(samples: Samples, job: _Job, patients: Patients, found: Visits, calibra
             groups: Sequence[Sequence[str]] = groups,
         ) -> None:  # fmt: skip
             weights = None if weight is None else [weight]
-            samples.add("foreworld", metric, job.seed, (subject,), [value], groups, unit=unit, weights=weights)
+            samples.add(job.arm, metric, job.seed, (subject,), [value], groups, unit=unit, weights=weights)
 
         crossed, later = np.zeros((2, len(found)), dtype=bool)
         for guardrail in RAILS:
@@ -151,10 +166,12 @@ def _runner(announced: bool) -> Callable[[Request], Sequence[Row]]:
         )
         made = prepare_all(request, announced=announced)
         jobs = [job for seed in request.seeds for job in _jobs(request, made[seed].model, seed, announced)]
-        for job, (patients, found) in zip(
-            jobs, run_all(_visit, jobs, workers=1 if request.quick else None), strict=True
-        ):
-            _add(samples, job, patients, found, load_forecaster(job.model).calibration)
+        for job, _ in run_sampled(
+            _visit, jobs, _add, samples, identity=_identity, kept=request.kept, workers=1 if request.quick else None,
+            report=request.tell,
+        ):  # fmt: skip
+            who = "table patients" if job.names else f"batch {job.batch[0] + 1} of {job.batch[1]} virtual people"
+            request.tell(f"seed {job.seed}: {who} done")
         # Table patients and virtual people together stand for nobody.
         return [row for row in samples.rows() if row.group != "all"]
 
@@ -167,39 +184,55 @@ def _pictures(evidence: Evidence) -> list[Picture]:
     return reliability_pictures(evidence, claims, rails)
 
 
+def name_of(announced: bool) -> str:
+    """Name of the protocol for people who announce what they eat, or for those who announce nothing."""
+    return "treatment/guardrails" if announced else "treatment/guardrails-unannounced"
+
+
+def version_of(announced: bool) -> int:
+    """Version of that protocol."""
+    return 3 if announced else 2
+
+
+def settings_of(announced: bool) -> dict[str, Any]:
+    """Settings of that protocol."""
+    who = looped(announced)
+    return {
+        "days": DAYS,
+        "every": EVERY,
+        "levels": list(LEVELS),
+        "scenario": ScenarioConfig(announced=announced).model_dump(mode="json"),
+        "profile": who.profile,
+        "virtual": {
+            "people": VIRTUAL,
+            "days": VIRTUAL_DAYS,
+            "batch": BATCH,
+            "who": who.looped.model_dump(mode="json"),
+        },
+        "recipe": FULL.model_dump(mode="json"),
+    }
+
+
 def protocols() -> tuple[Protocol, ...]:
     """For people who announce what they eat, and for people who announce nothing."""
     found = []
     for announced in (True, False):
-        who = looped(announced)
         found.append(
             Protocol(
-                name="treatment/guardrails" if announced else "treatment/guardrails-unannounced",
-                version=3 if announced else 2,
+                name=name_of(announced),
+                version=version_of(announced),
                 description=(
                     "Claimed risk of the guardrails against what plans chosen in closed loop really led to, carried "
                     "out open-loop; unseen patients, and fresh virtual people like those of the calibration"
                     + ("." if announced else "; nothing is announced.")
                 ),
-                settings={
-                    "days": DAYS,
-                    "every": EVERY,
-                    "levels": list(LEVELS),
-                    "scenario": ScenarioConfig(announced=announced).model_dump(mode="json"),
-                    "profile": who.profile,
-                    "virtual": {
-                        "people": VIRTUAL,
-                        "days": VIRTUAL_DAYS,
-                        "batch": BATCH,
-                        "who": who.looped.model_dump(mode="json"),
-                    },
-                    "recipe": FULL.model_dump(mode="json"),
-                },
-                arms=("foreworld",),
+                settings=settings_of(announced),
+                arms=(ARM,),
                 metrics=METRICS,
                 run=_runner(announced),
                 groups=(*GROUPS, "virtual"),
                 pictures=_pictures,
+                keeps=True,
             )
         )
     return tuple(found)

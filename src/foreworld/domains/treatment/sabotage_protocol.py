@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from foreworld.agent.agent import Step
 from foreworld.domains.treatment.calibrate import load_forecaster
 from foreworld.domains.treatment.closed_loop import Job, groups_of, run_job, subjects_of
 from foreworld.domains.treatment.collect import CollectConfig
+from foreworld.domains.treatment.identity import run_identity
 from foreworld.domains.treatment.loop import insulin_agent, run_agent
 from foreworld.domains.treatment.prepare import FULL, Recipe, prepare
 from foreworld.domains.treatment.prepared import models_folder, prepare_all
@@ -22,9 +25,9 @@ from foreworld.domains.treatment.schema import STEP_MINUTES
 from foreworld.domains.treatment.simulator import Simulator
 from foreworld.domains.treatment.tables import load_patients
 from foreworld.domains.treatment.tracks import LoopConfig
-from foreworld.evidence.parallel import run_all
 from foreworld.evidence.protocol import Protocol, Request
 from foreworld.evidence.rows import NAMES, Names, Row
+from foreworld.evidence.sampled import run_sampled
 from foreworld.evidence.samples import Samples
 from foreworld.forecast.forecaster import Forecaster
 from foreworld.planning.plan import Reason
@@ -43,6 +46,7 @@ CHILDREN = Recipe(
         }
     ),
 )
+NAME, VERSION, ARM = "treatment/sabotage", 3, "foreworld"
 HEALTHY, FOREIGN = "healthy", "other_age_group"
 GROUPS = (HEALTHY, FOREIGN, *KINDS)
 METRICS = (
@@ -67,6 +71,7 @@ class _Job:
     subjects: tuple[str, ...]
     days: int
     model: Path
+    arm: str = ARM
 
 
 @dataclass(frozen=True)
@@ -132,16 +137,27 @@ def run(request: Request) -> Sequence[Row]:
                 model = _foreign(seed, request.tell)
                 who = tuple(name for name in subjects if not name.startswith("child"))
             jobs.append(_Job(kind, seed, who, days, model))
-    found = list(run_all(_run, jobs, workers=1 if request.quick else None))
     standard = {seed: _fallback(seed, subjects, days) for seed in request.seeds}
-    rows: list[Row] = []
-    for kind in kinds:
-        samples = Samples(request.seeds, NAMES | Names(frozenset({"foreworld"}), frozenset(GROUPS), frozenset(METRICS)))
-        of_kind = [(job, one) for job, one in zip(jobs, found, strict=True) if job.kind == kind]
-        for job, one in of_kind:
-            _add(samples, job, one, standard[job.seed])
-        rows += [row.model_copy(update={"group": kind}) for row in samples.rows() if row.group == "all"]
-    return rows
+    names = NAMES | Names(frozenset({ARM}), frozenset(GROUPS), frozenset(METRICS))
+    by_kind = {kind: Samples(request.seeds, names) for kind in kinds}
+    for job, found in run_sampled(
+        _run, jobs, partial(_add, standard), lambda job: by_kind[job.kind], identity=_identity, kept=request.kept,
+        workers=1 if request.quick else None, report=request.tell,
+    ):  # fmt: skip
+        noticed = int(np.sum(~np.isnan(found.noticed)))
+        request.tell(f"{job.kind}, seed {job.seed}: noticed in {noticed} of {len(job.subjects)}")
+    return [
+        row.model_copy(update={"group": kind})
+        for kind, samples in by_kind.items()
+        for row in samples.rows()
+        if row.group == "all"
+    ]
+
+
+def _identity(job: _Job) -> dict[str, Any]:
+    """Everything that shapes what a job gives, but the source."""
+    shared = run_identity(f"{NAME} v{VERSION}", job.seed, job.subjects, job.model)
+    return {**shared, "kind": job.kind, "days": job.days, "settings": SETTINGS}
 
 
 def _foreign(seed: int, report: Callable[[str], None]) -> Path:
@@ -156,12 +172,13 @@ def _fallback(seed: int, subjects: tuple[str, ...], days: int) -> dict[str, floa
     return dict(zip(subjects, ((done.bg >= 70.0) & (done.bg <= 180.0)).mean(1).tolist(), strict=True))
 
 
-def _add(samples: Samples, job: _Job, found: _Found, standard: dict[str, float]) -> None:
+def _add(standard: Mapping[int, Mapping[str, float]], samples: Samples, job: _Job, found: _Found) -> None:
+    """Put what a job gave into samples; `standard` is the time in range of the fallback by seed and patient."""
     bg, groups = found.bg, groups_of(job.subjects)
     inside = ((bg >= 70.0) & (bg <= 180.0)).mean(1)
 
     def add(metric: str, values: np.ndarray, unit: str = "share") -> None:
-        samples.add("foreworld", metric, job.seed, job.subjects, values, groups, unit=unit)
+        samples.add(job.arm, metric, job.seed, job.subjects, values, groups, unit=unit)
 
     add("time_in_range", inside)
     add("time_below_70", (bg < 70.0).mean(1))
@@ -171,7 +188,7 @@ def _add(samples: Samples, job: _Job, found: _Found, standard: dict[str, float])
     if job.kind == HEALTHY:
         add("false_refusals", found.unfit)
     add("noticed", (~np.isnan(found.noticed)).astype(float))
-    above = 100.0 * (inside - np.array([standard[name] for name in job.subjects]))
+    above = 100.0 * (inside - np.array([standard[job.seed][name] for name in job.subjects]))
     add("time_in_range_above_fallback", above, "points")
     # Of those noticed alone, a model that is noticed less often would look as if it were noticed sooner.
     length = float(bg.shape[1] * STEP_MINUTES)
@@ -181,8 +198,8 @@ def _add(samples: Samples, job: _Job, found: _Found, standard: dict[str, float])
 def protocol() -> Protocol:
     """The protocol."""
     return Protocol(
-        name="treatment/sabotage",
-        version=3,
+        name=NAME,
+        version=VERSION,
         description=(
             "World models broken on purpose (wrong sign, frozen, NaN, an hour late, trained on children, five times "
             "too sure) in the closed loop of track A: what happens to unseen patients, and how soon it is noticed "
@@ -190,8 +207,9 @@ def protocol() -> Protocol:
             "healthy model the time to a false alarm)."
         ),
         settings=SETTINGS,
-        arms=("foreworld",),
+        arms=(ARM,),
         metrics=METRICS,
         run=run,
         groups=GROUPS,
+        keeps=True,
     )

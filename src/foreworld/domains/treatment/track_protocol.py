@@ -5,26 +5,25 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 
 from foreworld.domains.treatment.closed_loop import Job, Run, add_samples, groups_of, run_job, subjects_of
 from foreworld.domains.treatment.figure_track import pictures
+from foreworld.domains.treatment.identity import run_identity
 from foreworld.domains.treatment.metrics import UNITS
 from foreworld.domains.treatment.oref0_bridge import require_oref0
 from foreworld.domains.treatment.policies.made import POLICY_ARMS
 from foreworld.domains.treatment.policies.offline_rl import require_offline_rl
 from foreworld.domains.treatment.prepare import FULL
 from foreworld.domains.treatment.prepared import DATA_ARMS, GROUPS, MODEL_ARMS, prepare_all, recipe_of
-from foreworld.domains.treatment.tables import tables_digest
 from foreworld.domains.treatment.tracks import TRACKS, Track
 from foreworld.errors import MissingDataError
 from foreworld.evidence.kept import folder_digest
-from foreworld.evidence.parallel import run_all
 from foreworld.evidence.protocol import Protocol, Request
 from foreworld.evidence.rows import NAMES, Names, Row
+from foreworld.evidence.sampled import run_sampled
 from foreworld.evidence.samples import Samples
 
 ARMS = tuple(dict.fromkeys(arm for track in TRACKS for arm in track.arms))
@@ -40,8 +39,6 @@ PEERS: tuple[tuple[tuple[str, ...], Callable[[], object]], ...] = (
     (("oref0", "oref0_smb"), require_oref0),
     (("offline_rl",), require_offline_rl),
 )
-# What figures depend on to the last digit besides foreworld's own source: random numbers, compiled equations, fits.
-COMPUTES = ("torch", "numpy", "numba", "scipy", "simglucose")
 REFUSED = ("refusals", "refusals_per_day", "refusals_unfaulted", "interventions_per_day")
 LOOP_METRICS = (*UNITS, "cpu_ms_per_decision", *REFUSED, "train_cpu_seconds", *ABOVE, GAP, *TAILS)
 
@@ -128,16 +125,10 @@ def run_loop(
             cost = np.full(len(subjects), spent)
             samples.add(arm, "train_cpu_seconds", seed, subjects, cost, groups_of(subjects), unit="s", how="max")
     report(f"{track.name}: {len(jobs)} runs of {len(subjects)} patients, {config.days} days each")
-    kept, names = request.kept, samples.names
-    left = [job for job in jobs if kept is None or not kept.load(job.arm, _identity(track, job), samples)]
-    if len(left) < len(jobs):
-        report(f"{len(jobs) - len(left)} runs were kept")
-    for job, done in zip(left, run_all(run_job, left, workers=1 if request.quick else None), strict=True):
-        part = Samples((job.seed,), names)
-        add_samples(part, job, done)
-        samples.extend(part.parts())
-        if kept is not None:
-            kept.save(job.arm, _identity(track, job), part)
+    for job, done in run_sampled(
+        run_job, jobs, add_samples, samples, identity=lambda job: _identity(track, job), kept=request.kept,
+        workers=1 if request.quick else None, report=report,
+    ):  # fmt: skip
         taken(job, done)
         share = float(((done.bg >= 70.0) & (done.bg <= 180.0)).mean())
         report(f"{job.arm}, seed {job.seed}: time in range {share:.1%}, {done.cpu_seconds:.0f} CPU s")
@@ -147,26 +138,14 @@ def run_loop(
 def _identity(track: Track, job: Job) -> dict[str, Any]:
     """Everything that shapes what a job gives, but the source."""
     learned = job.arm in MODEL_ARMS or job.arm in DATA_ARMS or job.arm in POLICY_ARMS
+    model = job.model if job.arm in MODEL_ARMS else None
     return {
-        "protocol": f"treatment/{track.name} v{VERSION}",
-        "seed": job.seed,
-        "subjects": list(job.subjects),
+        **run_identity(f"treatment/{track.name} v{VERSION}", job.seed, job.subjects, model),
         "loop": job.config.model_dump(mode="json"),
-        "model": folder_digest(job.model) if job.arm in MODEL_ARMS else None,
         "data": folder_digest(job.data) if job.arm in DATA_ARMS else None,
         "policy": folder_digest(job.policy),
         "calibrate": job.calibrate.model_dump(mode="json") if learned and job.calibrate is not None else None,
-        "tables": tables_digest(),
-        "versions": {name: _version(name) for name in COMPUTES},
     }
-
-
-def _version(package: str) -> str | None:
-    """Of an installed package, without importing it; None where it is not known."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def differences(samples: Samples, arms: Sequence[str]) -> list[Row]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ import torch
 from foreworld.domains.treatment.calibrate import load_forecaster
 from foreworld.domains.treatment.closed_loop import STEPS_A_DAY, groups_of, subjects_of
 from foreworld.domains.treatment.forecasting import ForecastScores, record_therapy
+from foreworld.domains.treatment.identity import run_identity
 from foreworld.domains.treatment.loop import Loop, insulin_agent, planner_share, run_agent
 from foreworld.domains.treatment.personalisation.figure import pictures
 from foreworld.domains.treatment.personalisation.known import AdaptedScores, adapted_by_days, scores_by_days
@@ -36,15 +39,16 @@ from foreworld.domains.treatment.prepared import GROUPS, prepare_all
 from foreworld.domains.treatment.scenario import Scenario
 from foreworld.domains.treatment.simulator import Simulator
 from foreworld.domains.treatment.tables import Patients, load_patients
-from foreworld.evidence.parallel import run_all
 from foreworld.evidence.protocol import Protocol, Request
 from foreworld.evidence.rows import NAMES, Names, Row
+from foreworld.evidence.sampled import run_sampled
 from foreworld.evidence.samples import Samples
 from foreworld.evidence.statistics import ratio_bootstrap
 
 FIXED, AFTER = "foreworld_fixed", WINDOWS[1:]
 LOOPED = ("foreworld", FIXED)  # of the step change; forecasts of every arm are scored on the log of the second
 CONFIG = PersonalisationConfig()
+NAME, VERSION = "treatment/personalisation", 2
 ABOVE = "time_in_range_above_population"
 METRICS = (
     *(f"{what}_after_{days}d" for what in ("rmse_60", "rmse_120", "coverage_90") for days in CONFIG.known.days),
@@ -59,7 +63,12 @@ METRICS = (
 
 @dataclass(frozen=True)
 class _Job:
-    """What one process does: `kind` is `known`, `adapted`, `control` or `step`."""
+    """What one process does: `kind` is `known`, `adapted`, `control` or `step`.
+
+    Attributes:
+        arms: Of a step, those whose forecasts are scored on its log.
+        asked: Whether the arm itself was asked for, and not its log alone.
+    """
 
     kind: str
     arm: str
@@ -68,6 +77,7 @@ class _Job:
     model: Path
     config: PersonalisationConfig
     arms: tuple[str, ...] = ()
+    asked: bool = True
 
 
 @dataclass(frozen=True)
@@ -142,17 +152,36 @@ def run(request: Request) -> Sequence[Row]:
             jobs.append(_Job("adapted", ADAPTED, *common))
         jobs += [_Job("control", arm, *common) for arm in arms]
         looped = [arm for arm in LOOPED if arm == FIXED or arm in arms]
-        jobs += [_Job("step", arm, *common, arms=tuple(arms) if arm == FIXED else ()) for arm in looped]
+        jobs += [
+            _Job("step", arm, *common, arms=tuple(arms) if arm == FIXED else (), asked=arm in arms) for arm in looped
+        ]
     samples = Samples(request.seeds, NAMES | Names(frozenset((*ARMS, ADAPTED)), frozenset(GROUPS), frozenset(METRICS)))
-    squared: dict[tuple[str, str], Squared] = {}
-    for job, found in zip(jobs, run_all(_work, jobs, workers=1 if request.quick else None), strict=True):
-        if isinstance(found, Loop):
-            _add_control(samples, job, found)
-        elif isinstance(found, _Step):
-            _add_step(samples, squared, job, found, arms)
-        else:
-            _add_known(samples, job, found)
-    return [*samples.rows(), *above_population(samples, arms), *ratios(squared, request.seeds)]
+    for job, _ in run_sampled(
+        _work, jobs, _add, samples, identity=_identity, kept=request.kept, workers=1 if request.quick else None,
+        report=request.tell,
+    ):  # fmt: skip
+        request.tell(f"{job.kind} of {job.arm}, seed {job.seed}: done")
+    return [*samples.rows(), *above_population(samples, arms), *ratios(samples, arms)]
+
+
+def _identity(job: _Job) -> dict[str, Any]:
+    """Everything that shapes what a job gives, but the source."""
+    return {
+        **run_identity(f"{NAME} v{VERSION}", job.seed, job.subjects, job.model),
+        "kind": job.kind,
+        "config": job.config.model_dump(mode="json"),
+        "arms": list(job.arms),
+        "asked": job.asked,
+    }
+
+
+def _add(samples: Samples, job: _Job, found: Found) -> None:
+    if isinstance(found, Loop):
+        _add_control(samples, job, found)
+    elif isinstance(found, _Step):
+        _add_step(samples, job, found)
+    else:
+        _add_known(samples, job, found)
 
 
 def _add_known(samples: Samples, job: _Job, found: dict[int, ForecastScores] | dict[int, AdaptedScores]) -> None:
@@ -184,14 +213,8 @@ def _add_control(samples: Samples, job: _Job, loop: Loop) -> None:
         add(f"time_in_range_day_{day + 1}", inside[:, day * STEPS_A_DAY : (day + 1) * STEPS_A_DAY].mean(1))
 
 
-# By arm and metric: subjects, then what is compared [B, W], of every seed in turn.
-Squared = list[tuple[tuple[str, ...], np.ndarray]]
-
-
-def _add_step(
-    samples: Samples, compared: dict[tuple[str, str], Squared], job: _Job, found: _Step, arms: Sequence[str]
-) -> None:
-    if job.arm in arms:
+def _add_step(samples: Samples, job: _Job, found: _Step) -> None:
+    if job.asked:
         for number, window in enumerate(WINDOWS):
             samples.add(
                 job.arm, f"time_in_range_{window}", job.seed, job.subjects, found.in_range[:, number],
@@ -207,8 +230,6 @@ def _add_step(
                 samples.add(
                     arm, f"rmse_{end}", job.seed, of, scores.squared[ahead][:, number], groups, unit="mg/dL", how="rms"
                 )
-            compared.setdefault((arm, f"width_ratio_{ahead}"), []).append((found.subjects, scores.width[ahead]))
-            compared.setdefault((arm, f"rmse_ratio_{ahead}"), []).append((found.subjects, scores.squared[ahead]))
 
 
 def above_population(samples: Samples, arms: Sequence[str]) -> list[Row]:
@@ -239,49 +260,40 @@ def above_population(samples: Samples, arms: Sequence[str]) -> list[Row]:
     return rows
 
 
-def ratios(compared: dict[tuple[str, str], Squared], seeds: Sequence[int]) -> list[Row]:
+def ratios(samples: Samples, arms: Sequence[str]) -> list[Row]:
     """Widths and errors after the change as ratios to those before it, resampling patients."""
     rows = []
-    for (arm, metric), parts in compared.items():
-        change = np.sqrt if metric.startswith("rmse") else np.asarray
-        for group in GROUPS:
-            kept = [_of_group(subjects, values, group) for subjects, values in parts]
-            if not all(len(subjects) for subjects, _ in kept):
-                continue
-            names = [name for subjects, _ in kept for name in subjects]
-            values = np.concatenate([part for _, part in kept])
-            for number, window in enumerate(AFTER, 1):
-                found = ratio_bootstrap(values[:, number].tolist(), values[:, 0].tolist(), names)
-                ends = [float(change(end)) for end in (found.value, found.low, found.high)]
-                by_seed = tuple(float(change(part[:, number].mean() / part[:, 0].mean())) for _, part in kept)
-                n = len(set(names))
-                low, high = (ends[1], ends[2]) if n > 1 else (None, None)
-                rows.append(
-                    Row(
-                        arm=arm,
-                        group=group,
-                        metric=f"{metric}_{window}",
-                        value=ends[0],
-                        low=low,
-                        high=high,
-                        n=n,
-                        unit="ratio",
-                        by_seed=by_seed,
-                    )
+    for what in ("width", "rmse"):
+        change = np.sqrt if what == "rmse" else np.asarray
+        for arm, ahead, group, window in itertools.product(arms, AHEAD, GROUPS, AFTER):
+            before = samples.values(arm, f"{what}_{ahead}_{WINDOWS[0]}", group)
+            after = samples.values(arm, f"{what}_{ahead}_{window}", group)
+            names = [subject for _, subject in before]
+            if {seed for seed, _ in before} != set(samples.seeds):
+                continue  # somebody of the group is needed in every seed
+            found = ratio_bootstrap([after[key] for key in before], list(before.values()), names)
+            ends = [float(change(end)) for end in (found.value, found.low, found.high)]
+            by_seed = []
+            for seed in samples.seeds:
+                of_seed = [key for key in before if key[0] == seed]
+                share = np.mean([after[key] for key in of_seed]) / np.mean([before[key] for key in of_seed])
+                by_seed.append(float(change(share)))
+            n = len(set(names))
+            low, high = (ends[1], ends[2]) if n > 1 else (None, None)
+            rows.append(
+                Row(
+                    arm=arm, group=group, metric=f"{what}_ratio_{ahead}_{window}", value=ends[0], low=low, high=high,
+                    n=n, unit="ratio", by_seed=tuple(by_seed),
                 )
+            )  # fmt: skip
     return rows
-
-
-def _of_group(subjects: Sequence[str], values: np.ndarray, group: str) -> tuple[list[str], np.ndarray]:
-    inside = [group in ("all", *of) for of in groups_of(subjects)]
-    return [name for name, one in zip(subjects, inside, strict=True) if one], values[np.array(inside)]
 
 
 def protocol() -> Protocol:
     """The protocol."""
     return Protocol(
-        name="treatment/personalisation",
-        version=2,
+        name=NAME,
+        version=VERSION,
         description=(
             "Does it learn the person? Forecast error and control by days of history, and recovery of forecasts, bands "
             "and control after insulin sensitivity drops by 40 % on day 8 and stays there; table patients."
@@ -292,4 +304,5 @@ def protocol() -> Protocol:
         run=run,
         groups=GROUPS,
         pictures=pictures,
+        keeps=True,
     )
