@@ -144,7 +144,7 @@ def test_stale_data_are_refused_and_the_fallback_acts(forecaster, past):
     answer = step.answer(2)
     assert isinstance(answer, Refusal) and answer.reason is Reason.stale_data
     assert "the last cgm is 25 min old" in answer.explain()
-    assert f"the fallback does insulin {step.actions[2, 0]:.3g}" in answer.explain()
+    assert f"the fallback does insulin {step.actions[2, 0]:.3g} U" in answer.explain()
 
 
 @pytest.mark.parametrize(("gap", "stale"), [(2, False), (3, False), (4, True)])

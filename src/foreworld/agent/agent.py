@@ -25,7 +25,7 @@ from foreworld.errors import InputError
 from foreworld.forecast.forecaster import Forecaster
 from foreworld.model.interface import Believed
 from foreworld.planning.pack import Pack
-from foreworld.planning.plan import Plan, Reason, Refusal
+from foreworld.planning.plan import Plan, Reason, Refusal, amounts
 from foreworld.planning.planners.base import Decisions, Planner, Problem
 from foreworld.planning.task import Task
 
@@ -76,9 +76,9 @@ class Step:
         if reason is None:
             return answer
         actor = ACTORS[int(self.actors[i])]
-        acted = f"the {actor} does " + ", ".join(
-            f"{name} {self.actions[i, k]:.3g}" for k, name in enumerate(self.decisions.problem.space.channels)
-        )
+        problem = self.decisions.problem
+        units = problem.forecaster.model.schema.units
+        acted = f"the {actor} does {amounts(problem.space.channels, self.actions[i], units)}"
         same = isinstance(answer, Refusal) and answer.reason == reason
         why = answer.detail if isinstance(answer, Refusal) and same else self._why(i, reason)
         verdict = self.verdicts[i]

@@ -19,7 +19,7 @@ from foreworld.agent.check import Checker
 from foreworld.errors import InputError
 from foreworld.forecast.forecaster import Forecast, check_finite
 from foreworld.planning.guardrail import Guardrail
-from foreworld.planning.plan import Reason, weakened
+from foreworld.planning.plan import Reason, amounts, weakened
 from foreworld.planning.planners.base import Judged, Problem, judge
 
 _NO_PLAN = (Reason.stale_data, Reason.model_invalid)
@@ -155,7 +155,7 @@ class WhatIf:
 
     def told(self, action: Mapping[str, float]) -> str:
         """An action in words."""
-        return ", ".join(f"{name} {value:.3g} {self.units[name]}".rstrip() for name, value in action.items())
+        return amounts(tuple(action), action.values(), self.units)
 
     def _margins(self, option: Option) -> str:
         units = {guardrail.name: guardrail.unit for guardrail in self.guardrails}

@@ -261,6 +261,11 @@ class Schema(BaseModel):
         """Names of all channels, or of those of one role."""
         return tuple(c.name for c in self.channels if role is None or c.role == role)
 
+    @property
+    def units(self) -> dict[str, str]:
+        """By channel."""
+        return {channel.name: channel.unit for channel in self.channels}
+
     def with_statistics(self, statistics: Mapping[str, Statistics]) -> Schema:
         """A copy that carries these statistics."""
         return self.model_copy(update={"statistics": dict(statistics)})

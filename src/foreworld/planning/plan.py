@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -55,6 +55,7 @@ class Plan:
         guardrails: Those that were checked.
         step: Length of a step, in `time_unit`.
         time_unit: Of explanations.
+        units: By action and quantity, for explanations.
     """
 
     actions: Tensor
@@ -67,21 +68,22 @@ class Plan:
     guardrails: tuple[Guardrail, ...] = ()
     step: float = 1.0
     time_unit: str = "steps"
+    units: Mapping[str, str] = field(default_factory=dict)
 
     def explain(self) -> str:
         """Plain sentences from the figures of this plan."""
-        first = ", ".join(f"{name} {float(self.actions[0, i]):.3g}" for i, name in enumerate(self.channels))
-        lines = [f"Proposed now: {first}.", *weakened(self.provenance)]
-        lines += _course(self.forecast, self.step, self.time_unit)
+        lines = [
+            f"Proposed now: {amounts(self.channels, self.actions[0], self.units)}.", *weakened(self.provenance),
+            *_course(self.forecast, self.step, self.time_unit, self.units),
+        ]  # fmt: skip
         units = {g.name: g.unit for g in self.guardrails}
         spare = (f"{name} with {value:.3g} {units.get(name, '')}".rstrip() for name, value in self.margins.items())
         lines.append(f"All {len(self.margins)} guardrails hold: {', '.join(spare)} to spare.")
         if self.rejected:
             best = self.rejected[0]
-            other = ", ".join(f"{name} {float(best.actions[0, i]):.3g}" for i, name in enumerate(self.channels))
             lines.append(
-                f"A cheaper plan starting with {other} was rejected by {best.guardrail} "
-                f"({best.margin:.3g} {units.get(best.guardrail, '')})."
+                f"A cheaper plan starting with {amounts(self.channels, best.actions[0], self.units)} was rejected by "
+                f"{best.guardrail} ({best.margin:.3g} {units.get(best.guardrail, '')})."
             )
         lines.append("Research software, not a medical device.")
         return "\n".join(lines)
@@ -125,6 +127,12 @@ class Refusal:
         return "\n".join(lines)
 
 
+def amounts(channels: Sequence[str], values: Iterable[Any], units: Mapping[str, str]) -> str:
+    """What is done, in words: each action with its amount and unit."""
+    pairs = zip(channels, values, strict=True)
+    return ", ".join(f"{name} {float(value):.3g} {units.get(name, '')}".rstrip() for name, value in pairs)
+
+
 def weakened(provenance: Mapping[str, Any]) -> list[str]:
     """The sentence that a weakened guardrail pack (`planning.pack`) owes every explanation; nothing for any other."""
     pack = provenance.get("pack")
@@ -136,7 +144,7 @@ def weakened(provenance: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _course(forecast: Forecast, step: float, unit: str) -> list[str]:
+def _course(forecast: Forecast, step: float, unit: str, units: Mapping[str, str]) -> list[str]:
     lines = []
     share = f"{forecast.calibration.coverage:.0%}"
     for name, mean in forecast.mean.items():
@@ -148,7 +156,7 @@ def _course(forecast: Forecast, step: float, unit: str) -> list[str]:
         ]
         lowest = int(torch.argmin(path))
         lines.append(
-            f"Expected {name} ({share} band): {'; '.join(parts)}; "
+            f"Expected {', '.join(filter(None, (name, units.get(name))))} ({share} band): {'; '.join(parts)}; "
             f"lowest {_figure(path[lowest])} in {int(forecast.points[lowest]) * step:g} {unit}."
         )
     return lines

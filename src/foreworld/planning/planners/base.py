@@ -245,7 +245,7 @@ class Decisions:
         schema = self.problem.forecaster.model.schema
         return Plan(
             actions, space.channels, forecast, margins, cost, rejected, self.provenance, guardrails,
-            schema.step, schema.time_unit,
+            schema.step, schema.time_unit, schema.units,
         )  # fmt: skip
 
     def _alternative(self, i: int, names: list[str]) -> Alternative:
