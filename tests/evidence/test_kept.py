@@ -134,6 +134,19 @@ def test_a_run_is_another_with_another_version_of_what_computes_it(monkeypatch, 
     assert identity()["versions"][package] is None
 
 
+def test_a_run_of_oref0_is_another_with_another_oref0_or_node(monkeypatch):
+    track = track_protocol.TRACKS[0]
+
+    def of(arm, versions):
+        monkeypatch.setattr(track_protocol, "oref0_versions", lambda: versions)
+        return track_protocol._identity(track, Job(arm, 0, ("adult#004",), track.config))
+
+    first, other = {"oref0": "0.7.1", "node": "v20.1.0"}, {"oref0": "0.7.1", "node": "v22.0.0"}
+    for arm in ("oref0", "oref0_smb"):
+        assert of(arm, first) == of(arm, dict(first)) != of(arm, other)
+    assert of("bb", first) == of("bb", other)
+
+
 @pytest.mark.parametrize("name", ["vpatient_params.csv", "Quest.csv"])
 def test_a_run_is_another_with_other_patients_behind_the_same_names(tmp_path, monkeypatch, name):
     before = identity()

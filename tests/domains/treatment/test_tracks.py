@@ -26,6 +26,7 @@ from foreworld.domains.treatment.tables import load_patients
 from foreworld.domains.treatment.task import PROFILES
 from foreworld.domains.treatment.track_protocol import LOOP_METRICS
 from foreworld.domains.treatment.tracks import TRACKS, LoopConfig
+from foreworld.evidence import sampled
 from foreworld.evidence.protocol import Request
 from foreworld.evidence.rows import Names
 from foreworld.evidence.samples import Samples
@@ -136,7 +137,7 @@ def test_a_training_cost_is_told_of_all_seeds_or_of_none(costs, told, monkeypatc
     }
     bg = np.full((2, 288), 120.0)
     monkeypatch.setattr(track_protocol, "prepare_all", lambda request, report, announced: made)
-    monkeypatch.setattr(track_protocol, "run_all", lambda work, jobs, workers: [Run(bg, bg, 1.0, 1.0) for _ in jobs])
+    monkeypatch.setattr(sampled, "run_all", lambda work, jobs, workers: [Run(bg, bg, 1.0, 1.0) for _ in jobs])
     track = next(track for track in TRACKS if track.name == "t1d-announced")
     request = Request(seeds=(0, 1), arms=("foreworld",), subjects=2, quick=True)
     rows = track_protocol.run_loop(track, request).rows()

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import threading
 import weakref
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -57,6 +58,17 @@ def require_oref0() -> tuple[str, Path]:
     if found != VERSION:
         raise MissingDataError(f"oref0 in {folder} is version {found}, not {VERSION}; run: {install_command()}")
     return node, folder
+
+
+@cache
+def oref0_versions() -> dict[str, str]:
+    """Of `oref0` and `node`, as installed; empty where one is missing or of another version."""
+    try:
+        node, _ = require_oref0()
+        told = subprocess.run([node, "--version"], capture_output=True, text=True, check=True, timeout=TIMEOUT)
+    except (MissingDataError, OSError, subprocess.SubprocessError):
+        return {}
+    return {"oref0": VERSION, "node": told.stdout.strip()}
 
 
 class Bridge:

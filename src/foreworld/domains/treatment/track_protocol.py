@@ -13,7 +13,7 @@ from foreworld.domains.treatment.closed_loop import Job, Run, add_samples, group
 from foreworld.domains.treatment.figure_track import pictures
 from foreworld.domains.treatment.identity import run_identity
 from foreworld.domains.treatment.metrics import UNITS
-from foreworld.domains.treatment.oref0_bridge import require_oref0
+from foreworld.domains.treatment.oref0_bridge import oref0_versions, require_oref0
 from foreworld.domains.treatment.policies.made import POLICY_ARMS
 from foreworld.domains.treatment.policies.offline_rl import require_offline_rl
 from foreworld.domains.treatment.prepare import FULL
@@ -34,9 +34,10 @@ TAILS = tuple(f"{metric}_{tail}" for metric in ("time_in_range", "time_below_54"
 # Of the way in time in range from the standard of care that can be had to the filter, which knows the equations.
 FROM, TO = ("bb_error", "pid"), "filter"
 GAP = "gap_closed"
+OREF0 = ("oref0", "oref0_smb")
 # Arms that are others' software, and what says how to get it.
 PEERS: tuple[tuple[tuple[str, ...], Callable[[], object]], ...] = (
-    (("oref0", "oref0_smb"), require_oref0),
+    (OREF0, require_oref0),
     (("offline_rl",), require_offline_rl),
 )
 REFUSED = ("refusals", "refusals_per_day", "refusals_unfaulted", "interventions_per_day")
@@ -145,6 +146,7 @@ def _identity(track: Track, job: Job) -> dict[str, Any]:
         "data": folder_digest(job.data) if job.arm in DATA_ARMS else None,
         "policy": folder_digest(job.policy),
         "calibrate": job.calibrate.model_dump(mode="json") if learned and job.calibrate is not None else None,
+        **({"peer": oref0_versions()} if job.arm in OREF0 else {}),
     }
 
 
