@@ -195,6 +195,10 @@ def test_tuning_is_repeatable_depends_on_the_patient_alone_and_beats_basal():
     alone = tune_pid(patients.select([1]), candidates=40, days=1)
     for name in ("proportional", "integral", "derivative", "target"):
         assert getattr(found, name)[1] == getattr(alone, name)[0]
+    # Episodes of one patient are rows of a batch; the patient is tuned once.
+    several = tune_pid(patients.select([1, 0, 1]), candidates=40, days=1)
+    assert several.names == ("adolescent#003", "adult#003")
+    assert several.proportional.tolist() == found.proportional[::-1].tolist()
     scores = {}
     for name, controller in (("pid", PID(found)), ("basal", BasalOnly())):
         scenario = Scenario.draw(patients, ScenarioConfig(days=2, announced=False), 0)

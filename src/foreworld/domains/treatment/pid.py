@@ -139,7 +139,7 @@ def tune_pid(
     tuning days must not be evaluation days: evaluation seeds are small numbers, `seed` is `TUNING_SEED` or above.
 
     Args:
-        patients: whom to tune for.
+        patients: whom to tune for; who is there several times is tuned once.
         seed: of the days and of the candidates.
         candidates: gains to try for each patient in the first round, and half as many in each of the other two.
         days: length of the trial.
@@ -158,6 +158,8 @@ def tune_pid(
         raise InputError(f"tuning seed {seed} may be an evaluation seed; use {TUNING_SEED} or above")
     if candidates < 2:
         raise InputError(f"tuning needs at least two candidates, got {candidates}")
+    # Episodes of one patient are rows of the batch; the days of a trial depend on name and seed alone.
+    patients = patients.select(np.sort(np.unique(patients.names, return_index=True)[1]))
     look = (scenario or ScenarioConfig(announced=False)).model_copy(update={"days": days})
     once = Simulator(patients, Scenario.draw(patients, look, seed), simulator)
     generator, rows = np.random.default_rng(seed), np.arange(len(patients))
