@@ -126,6 +126,30 @@ def test_every_broken_model_answers_like_a_healthy_one(forecaster, past, kind):
         sabotage(chosen, "asleep")
 
 
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_broken_model_is_healthy_until_its_onset(forecaster, past, kind):
+    chosen = open_minded(forecaster)
+    _, healthy = decide(chosen, past, steps=6)
+    _, later = decide(sabotage(chosen, kind, onset=NOW + 4), past, steps=6)
+    _, at_once = decide(sabotage(chosen, kind), past, steps=6)
+
+    def foreseen(steps):
+        return torch.stack([step.decisions.chosen.forecast.mean["cgm"][:, 0] for step in steps])
+
+    def spread(steps):
+        return torch.stack([step.decisions.chosen.forecast.scale["cgm"][:, 0] for step in steps])
+
+    for of in (foreseen, spread):
+        torch.testing.assert_close(of(later[:4]), of(healthy[:4]), rtol=1e-4, atol=1e-3, equal_nan=True)
+    changed = {
+        name: [not torch.allclose(of(one), of(healthy), equal_nan=True) for one in (later, at_once)]
+        for name, of in (("mean", foreseen), ("scale", spread))
+    }
+    assert any(both[0] for both in changed.values()) and any(both[1] for both in changed.values())
+    with pytest.raises(InputError, match="onset -1"):
+        sabotage(chosen, kind, onset=-1)
+
+
 def test_forecasts_are_compared_after_an_action_that_stands_out_and_only_then(forecaster, past):
     agent, _ = decide(watched(forecaster, NEVER), past, steps=LAG)
     dose = np.where(np.arange(7) < 3, 40.0, 1.0) * past.statics["basal"] / 12.0
