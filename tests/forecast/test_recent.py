@@ -209,6 +209,8 @@ def test_a_forgetful_belief_knows_the_last_steps_and_nothing_before_them(model):
     assert_same(forgetful.encode(h).belief, forgetful.encode(before).belief, atol=0)
     assert_same(forgetful.encode(h).belief, model.encode(last_of(SCHEMA, h, 6)))
     assert forgetful.encode(h).count.tolist() == [7, 7]
+    for t, belief in zip((3, 40), forgetful.along(h, (3, 40)), strict=True):
+        assert_same(belief, forgetful.encode(h.until(SCHEMA, t + 1)).belief, atol=0)
     with pytest.raises(InputError, match="is none"):
         Forgetful(model, 0)
 

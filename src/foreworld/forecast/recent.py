@@ -8,7 +8,7 @@ It stands where the model stands: same schema, grid, calibration and planner.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -146,6 +146,10 @@ class Forgetful(Around):
         """From the last steps of each history."""
         window = last_of(self.schema, history, self.steps)
         return Brief(self.model.encode(window), window)
+
+    def along(self, history: History, at: Sequence[int]) -> list[Belief]:
+        """The beliefs in force at some moments of histories of one length, each of the last steps before it alone."""
+        return [self.encode(history.until(self.schema, t + 1)).belief for t in at]
 
     def update(
         self, belief: Brief, time: Tensor, observation: Mapping[str, Tensor], action: Mapping[str, Tensor]

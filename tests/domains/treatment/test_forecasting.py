@@ -8,7 +8,16 @@ import torch
 
 from foreworld.domains.treatment.arx import LinearConfig, fit_linear
 from foreworld.domains.treatment.direct_network import NetworkConfig, train_network
-from foreworld.domains.treatment.forecast_arms import AutoRegression, ForecasterArm, PatientARX, Persistence
+from foreworld.domains.treatment.forecast_arms import (
+    AutoRegression,
+    ForecasterArm,
+    PatientARX,
+    Persistence,
+    RecentArm,
+    forecast_at,
+    rows,
+    share_within,
+)
 from foreworld.domains.treatment.forecasting import (
     DAY,
     ForecastConfig,
@@ -125,6 +134,72 @@ def test_a_patients_own_model_is_fitted_on_the_first_days_alone(record, arms, na
     refitted = arms[name].predict(altered(record, cgm=first_days), at, GRID, 2 * DAY)
     torch.testing.assert_close(before.upper, after.upper, atol=1e-6, rtol=0)
     assert float((before.upper - refitted.upper).abs().amax()) > 0.1
+
+
+def test_an_arm_of_recent_history_forecasts_as_the_model_does_from_it_and_knows_nothing_before(record, arms):
+    whole, steps = arms["foreworld"], 30
+    arm, at = RecentArm(whole.forecaster, steps), torch.tensor([[2 * DAY, 2 * DAY + 41]]).expand(3, -1)
+
+    def before(cgm):
+        cgm[:, : 2 * DAY - steps] += 50.0
+
+    def within(cgm):
+        cgm[:, 2 * DAY - steps] += 50.0
+
+    found = arm.predict(record, at, GRID, 0)
+    earlier = altered(record, cgm=before)
+    torch.testing.assert_close(arm.predict(earlier, at, GRID, 0).mean, found.mean, atol=0, rtol=0)
+    assert not torch.allclose(whole.predict(earlier, at, GRID, 0).mean, whole.predict(record, at, GRID, 0).mean)
+    assert not torch.allclose(arm.predict(altered(record, cgm=within), at, GRID, 0).mean[:, 0], found.mean[:, 0])
+    # A record that begins there says the same.
+    for column in range(2):
+        first = int(at[0, column]) - steps
+        short = {
+            name: value if SCHEMA[name].role is Role.static else value[:, first:]
+            for name, value in record.history.values.items()
+        }
+        history = History(record.history.times[:, first:], short, record.history.lengths - first)
+        alone = forecast_at(whole.forecaster, history, torch.full((3, 1), steps), GRID)
+        for part in ("mean", "lower", "upper"):
+            torch.testing.assert_close(
+                getattr(alone, part), getattr(found, part)[:, column : column + 1], atol=1e-4, rtol=0
+            )
+
+
+def test_an_arm_of_recent_history_refuses_other_models_and_moments_that_differ(record, arms):
+    with pytest.raises(InputError, match="give a WorldModel"):
+        RecentArm(arms["arx"].forecaster, 30)
+    with pytest.raises(InputError, match="same moments"):
+        arm = RecentArm(arms["foreworld"].forecaster, 30)
+        arm.predict(record, torch.tensor([[600], [601], [602]]), GRID, 0)
+    with pytest.raises(InputError, match="grid"):
+        arm.predict(record, torch.full((3, 1), 600), HorizonGrid(points=(1, 2)), 0)
+
+
+def test_scenarios_that_stay_in_range_are_counted_only_where_asked(record, arms, monkeypatch):
+    at, plain = torch.tensor([[600, 650]]).expand(3, -1), arms["foreworld"]
+    assert plain.predict(record, at, GRID, 0).stays is None
+    asked = ForecasterArm(plain.forecaster, (70.0, 180.0)).predict(record, at, GRID, 0)
+    brief = RecentArm(plain.forecaster, 600, (70.0, 180.0)).predict(record, at[:, :1], GRID, 0)
+    torch.testing.assert_close(asked.mean, plain.predict(record, at, GRID, 0).mean, atol=0, rtol=0)
+    torch.testing.assert_close(brief.stays, asked.stays[:, :1])
+    assert asked.stays.shape == asked.mean.shape
+    seen = []
+    monkeypatch.setattr(
+        Forecaster, "forecast", lambda *given, _was=Forecaster.forecast: seen.append(_was(*given)) or seen[-1]
+    )
+    alone = replace(record, history=rows(record.history, [1]))
+    ForecasterArm(plain.forecaster).predict(alone, at[1:2, :1], GRID, 0)
+    futures = seen[0].samples["cgm"][:, 0, 0]
+    inside = [
+        [all(70.0 <= float(value) <= 180.0 for value in one[: h + 1]) for h in range(len(GRID))] for one in futures
+    ]
+    torch.testing.assert_close(asked.stays[1, 0], torch.tensor(inside).double().mean(0))
+
+
+def test_a_future_that_came_back_has_not_stayed():
+    futures = torch.tensor([[100.0, 190.0, 100.0], [100.0, 100.0, 60.0], [70.0, 180.0, 100.0], [float("nan")] * 3])
+    assert share_within(futures, (70.0, 180.0)).tolist() == [0.75, 0.5, 0.25]
 
 
 def test_a_perfect_arm_has_no_error_and_persistence_more_than_a_fitted_model(record, arms):

@@ -7,6 +7,7 @@ see the same entries and the same insulin to come.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -23,7 +24,8 @@ from foreworld.domains.treatment.windows import (
 from foreworld.errors import InputError
 from foreworld.forecast.adapter import Adapted
 from foreworld.forecast.forecaster import Forecaster
-from foreworld.model.belief import History
+from foreworld.forecast.recent import Forgetful
+from foreworld.model.belief import Belief, History
 from foreworld.model.dynamics import HorizonGrid
 from foreworld.model.interface import Believed, Imaginer
 from foreworld.model.loss import beliefs_at
@@ -51,37 +53,91 @@ class ForecasterArm:
 
     Args:
         forecaster: Its model's grid must be the protocol's.
+        within: Range in mg/dL that `Prediction.stays` is about; None asks for none.
     """
 
-    def __init__(self, forecaster: Forecaster) -> None:
-        self.forecaster = forecaster
+    def __init__(self, forecaster: Forecaster, within: tuple[float, float] | None = None) -> None:
+        self.forecaster, self.within = forecaster, within
 
     @torch.no_grad()
     def predict(self, record: Record, at: Tensor, grid: HorizonGrid, fit_moments: int) -> Prediction:
         """See `Arm`; nothing is fitted."""
-        return forecast_at(self.forecaster, record.history, at, grid)
+        return forecast_at(self.forecaster, record.history, at, grid, self.within)
+
+
+class RecentArm:
+    """The same world model and calibration, knowing of the past the last so many steps alone.
+
+    Args:
+        forecaster: Its model's grid must be the protocol's.
+        steps: How far back it remembers.
+        within: As `ForecasterArm`.
+
+    Raises:
+        InputError: The model is no world model, or is to remember less than one step.
+    """
+
+    def __init__(self, forecaster: Forecaster, steps: int, within: tuple[float, float] | None = None) -> None:
+        if not isinstance(forecaster.model, WorldModel):
+            raise InputError(f"a {type(forecaster.model).__name__} has no belief of the last steps; give a WorldModel")
+        self.forecaster, self.within = forecaster, within
+        self.brief = Forgetful(forecaster.model, steps)
+
+    @torch.no_grad()
+    def predict(self, record: Record, at: Tensor, grid: HorizonGrid, fit_moments: int) -> Prediction:
+        """See `Arm`; nothing is fitted.
+
+        Raises:
+            InputError: The moments are not the same for every subject.
+        """
+        if not bool((at == at[:1]).all()):
+            raise InputError("histories are cut at the same moments for every subject; give each the same ones")
+        _same_grid(self.forecaster, grid)
+        # Beliefs as they are in force, so the model itself forecasts from them.
+        beliefs = joined(self.brief.along(record.history, at[0].tolist()))
+        return forecast_from(self.forecaster, beliefs, record.history, at, self.within)
+
+
+def joined(beliefs: Sequence[Belief]) -> Belief:
+    """Beliefs of B subjects at each of N moments as one batch of B * N."""
+    stacked = {f.name: torch.stack([getattr(one, f.name) for one in beliefs], dim=1) for f in fields(Belief)}
+    return Belief(**{name: value.flatten(0, 1) for name, value in stacked.items()})
 
 
 @torch.no_grad()
-def forecast_at(forecaster: Forecaster, history: History, at: Tensor, grid: HorizonGrid) -> Prediction:
-    """Forecasts from moments [B, N] with the insulin and the entries that followed."""
-    if forecaster.model.config.grid != grid:
-        raise InputError("the model's horizon grid is not the protocol's; give the protocol the model's grid")
-    return forecast_from(forecaster, beliefs_along(forecaster.model, history, at), history, at)
+def forecast_at(
+    forecaster: Forecaster, history: History, at: Tensor, grid: HorizonGrid, within: tuple[float, float] | None = None
+) -> Prediction:
+    """Forecasts from moments [B, N] with the insulin and the entries that followed; `within` as `ForecasterArm`."""
+    _same_grid(forecaster, grid)
+    return forecast_from(forecaster, beliefs_along(forecaster.model, history, at), history, at, within)
 
 
 @torch.no_grad()
-def forecast_from(forecaster: Forecaster, beliefs: Believed, history: History, at: Tensor) -> Prediction:
+def forecast_from(
+    forecaster: Forecaster, beliefs: Believed, history: History, at: Tensor, within: tuple[float, float] | None = None
+) -> Prediction:
     """The same from beliefs of moments [B, N], given as one batch of B * N."""
     grid = forecaster.model.config.grid
     insulin, carbs = (amount.flatten(0, 1).float() for amount in future_amounts(history, at, grid))
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    parts: list[tuple[Tensor, ...]] = []
     for index in torch.split(torch.arange(at.numel()), CHUNK):
         imagined = forecaster.begin(beliefs.select(index), carbs[index, :, None])
         forecast = forecaster.forecast(imagined, insulin[index, None, :, None])
-        parts.append((forecast.mean["cgm"][:, 0], forecast.lower["cgm"][:, 0], forecast.upper["cgm"][:, 0]))
-    mean, lower, upper = (torch.cat(part).reshape(*at.shape, -1).double() for part in zip(*parts, strict=True))
-    return Prediction(mean, lower, upper)
+        part = forecast.mean["cgm"][:, 0], forecast.lower["cgm"][:, 0], forecast.upper["cgm"][:, 0]
+        parts.append(part if within is None else (*part, share_within(forecast.samples["cgm"][:, :, 0], within)))
+    return Prediction(*(torch.cat(part).reshape(*at.shape, -1).double() for part in zip(*parts, strict=True)))
+
+
+def share_within(futures: Tensor, within: tuple[float, float]) -> Tensor:
+    """[..., H] share of futures [S, ..., H] that are within a range at every point up to each."""
+    inside = (futures >= within[0]) & (futures <= within[1])
+    return inside.cummin(dim=-1).values.double().mean(0)
+
+
+def _same_grid(forecaster: Forecaster, grid: HorizonGrid) -> None:
+    if forecaster.model.config.grid != grid:
+        raise InputError("the model's horizon grid is not the protocol's; give the protocol the model's grid")
 
 
 class Persistence:

@@ -169,11 +169,14 @@ class Prediction:
         mean: [B, N, H] mg/dL.
         lower: [B, N, H] lower end of the 90 % band.
         upper: [B, N, H] upper end.
+        stays: [B, N, H] share of futures that are within a range at every point up to each; None where an arm has no
+            futures, or none were asked for.
     """
 
     mean: Tensor
     lower: Tensor
     upper: Tensor
+    stays: Tensor | None = None
 
 
 class Arm(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from foreworld.domains.treatment.collect import statics_of
-from foreworld.domains.treatment.forecast_arms import forecast_from
+from foreworld.domains.treatment.forecast_arms import forecast_from, joined
 from foreworld.domains.treatment.forecasting import Prediction
 from foreworld.domains.treatment.loop import Loop, insulin_agent, run_agent
 from foreworld.domains.treatment.personalisation.settings import (
@@ -26,7 +26,7 @@ from foreworld.domains.treatment.tables import Patients
 from foreworld.domains.treatment.windows import future_readings
 from foreworld.forecast.adaptive import AdaptiveBands, AdaptiveConfig
 from foreworld.forecast.forecaster import Forecaster
-from foreworld.forecast.recent import Around, Forgetful, last_of
+from foreworld.forecast.recent import Around, Forgetful
 from foreworld.forecast.renewing import Renewing
 from foreworld.model.belief import Belief, History
 from foreworld.model.loss import beliefs_at
@@ -114,15 +114,9 @@ def score_step(
 def beliefs(forecaster: Forecaster, history: History, at: Tensor) -> Belief:
     """The beliefs in force at moments [B, N] (the same for every subject), as one batch of B * N."""
     model, moments = forecaster.model, at[0].tolist()
-    if isinstance(model, Renewing):
-        parts = model.along(history.until(SCHEMA, moments[-1] + 1), moments)
-    elif isinstance(model, Forgetful):
-        inner, steps = model.model, model.steps
-        parts = [inner.encode(last_of(SCHEMA, history.until(SCHEMA, t + 1), steps)) for t in moments]
-    else:
-        return beliefs_at(world_model(forecaster).encode_all(history), at)
-    stacked = {f.name: torch.stack([getattr(part, f.name) for part in parts], dim=1) for f in fields(Belief)}
-    return Belief(**{name: value.flatten(0, 1) for name, value in stacked.items()})
+    if isinstance(model, Renewing | Forgetful):
+        return joined(model.along(history.until(SCHEMA, moments[-1] + 1), moments))
+    return beliefs_at(world_model(forecaster).encode_all(history), at)
 
 
 def multipliers(bands: AdaptiveBands, history: History, at: Tensor, mean: Tensor, half: Tensor) -> Tensor:
