@@ -74,7 +74,7 @@ def test_writing_step_by_step_is_what_the_whole_sequence_would_give(gpt, log):
     when = torch.arange(200, 200 + past + steps).expand(2, -1)
     tokens = gpt.config.bins.glucose(log.glucose[rows][:, 200 : 200 + past])
     known = gpt.known(log, rows, when)
-    uniform = torch.rand(3, steps, generator=torch.Generator().manual_seed(1))
+    uniform = torch.rand(2, 3, steps, generator=torch.Generator().manual_seed(1))
     written = gpt.write(tokens, known, uniform, steps)
     assert written.shape == (2, 3, steps)
     with torch.no_grad():
@@ -83,9 +83,9 @@ def test_writing_step_by_step_is_what_the_whole_sequence_would_give(gpt, log):
             share = torch.softmax(gpt(whole, known), dim=-1).cumsum(-1)
             for k in range(steps):
                 token, place = written[:, draw, k, None], share[:, past - 1 + k]
-                assert bool((place.gather(1, token) >= uniform[draw, k] - 1e-5).all())
+                assert bool((place.gather(1, token) >= uniform[:, draw, k, None] - 1e-5).all())
                 below = place.gather(1, (token - 1).clamp(min=0)) * (token > 0)
-                assert bool((below <= uniform[draw, k] + 1e-5).all())
+                assert bool((below <= uniform[:, draw, k, None] + 1e-5).all())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -96,9 +96,33 @@ def test_a_forecast_does_not_depend_on_what_else_is_forecast(record, arms, name)
     torch.testing.assert_close(together[:, 1:2], alone, atol=1e-3, rtol=0)
 
 
+def test_every_moment_has_draws_of_its_own_whatever_is_in_its_chunk(record, gpt):
+    arm = Autoregressive(gpt)
+    names, moments = ("adult#001", "adult#001", "child#002"), (600, 601, 600)
+    found = arm.places(names, moments)
+    assert found.shape == (3, GPT_CONFIG.samples, GPT_CONFIG.horizon)
+    torch.testing.assert_close(found[:, : GPT_CONFIG.samples // 2], 1.0 - found[:, GPT_CONFIG.samples // 2 :])
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert not torch.allclose(found[one], found[other], atol=0.1)
+    torch.testing.assert_close(arm.places(names[2:], moments[2:]), found[2:], atol=0, rtol=0)
+    several = torch.stack([torch.arange(MOMENT, MOMENT + 5)] * 3)
+    seeded_alike = GPT(gpt.config.model_copy(update={"chunk": 2})).eval()
+    seeded_alike.load_state_dict(gpt.state_dict())
+    parts = [one.predict(record, several, GRID, 2 * DAY) for one in (arm, Autoregressive(seeded_alike))]
+    for name in ("mean", "stays"):
+        torch.testing.assert_close(*(getattr(part, name) for part in parts), atol=1e-3, rtol=0)
+
+
+def test_the_transformer_says_how_many_of_its_futures_stay_in_range(record, arms):
+    stays = arms["token"].predict(record, torch.full((3, 1), MOMENT), GRID, 2 * DAY).stays
+    assert stays.shape == (3, 1, len(GRID))
+    assert bool((stays.diff(dim=-1) <= 0.0).all())
+    torch.testing.assert_close(stays * GPT_CONFIG.samples, (stays * GPT_CONFIG.samples).round())
+
+
 def test_every_arm_can_be_scored_by_the_forecast_protocol(record, arms):
     for scores in score(record, arms, GRID, CONFIG).values():
-        assert scores.rmse(30) < 80.0
+        assert scores.rmse(30) < 120.0
         assert scores.subjects == record.patients.names
 
 

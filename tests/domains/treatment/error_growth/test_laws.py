@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from foreworld.domains.treatment.error_growth.fit import (
     fit_compounding,
     fit_first_errors,
+    fit_floor,
     fit_recoverable,
     fit_sequences,
+    interval_weights,
     misfit,
 )
 from foreworld.errors import InputError
@@ -98,9 +100,71 @@ def test_the_fit_is_the_most_likely_one():
         assert likelihood(best.a + da, best.b + db) < best.log_likelihood
 
 
+def test_what_never_recovers_but_is_right_by_chance_is_told_from_recovery_by_the_floor_alone():
+    total, draw = np.full(len(POINTS), 6000), np.random.default_rng(5)
+    chance = np.where(POINTS < 40, 0.35, 0.25)
+    lost = ~chains(0.02, 0.0, 6000, seed=5)
+    # Once wrong it is a guess: better than compounding explains, and by no recovery.
+    guessed = (~lost | (draw.random(lost.shape) < chance)).sum(0)
+    floor, chain = fit_floor(POINTS, guessed, total, chance), fit_recoverable(POINTS, guessed, total)
+    assert floor.e == pytest.approx(0.02, rel=0.1)
+    assert fit_compounding(POINTS, guessed, total).aic - chain.aic > 500
+    assert floor.aic < chain.aic
+    assert misfit(floor, POINTS, guessed, total) < 0.02
+    # What is recovered from well above chance is better explained by the chain.
+    recovered = chains(0.02, 0.02, 6000, seed=5).sum(0)
+    assert fit_floor(POINTS, recovered, total, chance).aic - fit_recoverable(POINTS, recovered, total).aic > 1000
+
+
+def test_the_chain_is_compounding_with_one_floor_for_all_horizons():
+    right, total = chains(0.03, 0.02, 4000, seed=6).sum(0), np.full(len(POINTS), 4000)
+    chain = fit_recoverable(POINTS, right, total)
+    floor = fit_floor(POINTS, right, total, np.full(len(POINTS), chain.pi))
+    assert floor.e == pytest.approx(chain.a + chain.b, rel=1e-4)
+    assert floor.log_likelihood == pytest.approx(chain.log_likelihood)
+    np.testing.assert_allclose(floor.correct(POINTS), chain.correct(POINTS), atol=1e-5)
+
+
+def test_without_chance_the_floor_is_compounding_and_between_points_it_is_a_line():
+    right, total = chains(0.01, 0.0, 2000, seed=7).sum(0), np.full(len(POINTS), 2000)
+    assert fit_floor(POINTS, right, total, np.zeros(len(POINTS))).e == pytest.approx(
+        fit_compounding(POINTS, right, total).e
+    )
+    law = fit_floor([10, 20], [900, 800], [1000, 1000], [0.2, 0.4])
+    assert law.correct(np.array([15.0]))[0] == pytest.approx(0.3 + 0.7 * (1 - law.e) ** 15)
+
+
+def test_a_point_counts_as_much_as_its_interval_is_long():
+    weights = interval_weights(POINTS)
+    assert weights.sum() == pytest.approx(len(POINTS))
+    assert weights[:24].sum() == pytest.approx(len(POINTS) * 24 / 144)
+    assert weights[-1] == pytest.approx(12 * weights[0])
+    # A weight of 2 is twice the forecasts, one of 0 none.
+    right, total, moves = np.array([90, 70, 40]), np.array([100, 100, 100]), np.full((3, 2, 2), 5.0) + np.eye(2) * 20
+    more, steps, some = np.array([1, 2, 0]), np.array([1, 12, 36]), slice(0, 2)
+    twice = more[some]
+    for fit in (fit_compounding, fit_recoverable, lambda *args: fit_floor(*args[:3], [0.3] * len(args[0]), *args[3:])):
+        one, other = fit(steps, right, total, more), fit(steps[some], right[some] * twice, total[some] * twice)
+        np.testing.assert_allclose(one.correct(steps), other.correct(steps), atol=1e-6)
+        assert one.aic == pytest.approx(other.aic)
+    one, other = fit_sequences(steps, moves, more), fit_sequences(steps[some], moves[some] * twice[:, None, None])
+    assert (one.a, one.b) == (pytest.approx(other.a), pytest.approx(other.b))
+    first = fit_first_errors(steps, right, total - right, more)
+    assert first.e == pytest.approx(fit_first_errors(steps[some], right[some] * twice, (total - right)[some] * twice).e)
+    law = fit_compounding(steps, right, total)
+    off = law.correct(steps) - right / total
+    assert misfit(law, steps, right, total, more) == pytest.approx(np.sqrt((off[0] ** 2 + 2 * off[1] ** 2) / 3))
+
+
 @pytest.mark.parametrize("wrong", [([1, 2], [1, 1, 1], [1, 1]), ([1], [2], [1]), ([0], [1], [1]), ([1], [0], [0])])
 def test_counts_that_cannot_be_are_refused(wrong):
     with pytest.raises(InputError):
         fit_compounding(*wrong)
     with pytest.raises(InputError, match="moves"):
         fit_sequences([1], np.zeros((1, 2, 2)))
+    for weights in ([1.0, 1.0], [-1.0]):
+        with pytest.raises(InputError, match="weights"):
+            fit_compounding([1], [1], [2], weights)
+    for chance in ([0.1, 0.2], [1.2]):
+        with pytest.raises(InputError, match="chance"):
+            fit_floor([1], [1], [2], chance)

@@ -1,4 +1,4 @@
-"""The protocol's figure: error, coverage and statements against the horizon; below, what became of correctness."""
+"""The protocol's figure: error, coverage and what statements are worth against the horizon; below, correctness."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from foreworld.domains.treatment import figure_style as fs
-from foreworld.domains.treatment.error_growth.fit import Compounding, Recoverable
+from foreworld.domains.treatment.error_growth.fit import Compounding, Floor, Recoverable
 from foreworld.domains.treatment.schema import STEP_MINUTES
 from foreworld.errors import InputError
 from foreworld.evidence.report import Picture
@@ -20,13 +20,22 @@ if TYPE_CHECKING:
 
 NAMES = {
     "foreworld": "foreworld (direct)",
+    "foreworld_12h": "foreworld, 12 h known",
+    "foreworld_8h": "foreworld, 8 h known",
     "token": "token by token",
     "recursive": "recursive",
     "two_rate": "two-rate",
     "persistence": "persistence",
 }
-COLOURS = {"foreworld": fs.BLUE, "token": fs.VERMILION, "recursive": fs.PURPLE, "two_rate": fs.GREEN}
-MARKERS = {"foreworld": "o", "token": "s", "recursive": "D", "two_rate": "^"}
+COLOURS = {
+    "foreworld": fs.BLUE,
+    "foreworld_12h": fs.SKY,
+    "foreworld_8h": fs.ORANGE,
+    "token": fs.VERMILION,
+    "recursive": fs.PURPLE,
+    "two_rate": fs.GREEN,
+}
+MARKERS = {"foreworld": "o", "foreworld_12h": "v", "foreworld_8h": "P", "token": "s", "recursive": "D", "two_rate": "^"}
 HOURS = 12.0
 
 
@@ -40,12 +49,17 @@ def pictures(evidence: Evidence) -> Sequence[Picture]:
     return [
         Picture(
             fs.png_bytes(growth_figure(evidence)),
-            "Error, coverage and truth of a statement up to 12 hours ahead for each model; below, for each, the share "
-            "of forecasts that are correct with the two fitted laws.",
-            "Above: bars are 95 % intervals, resampling patients. Below: filled, correct at this horizon; hollow, "
-            "correct at every point so far. Dashed, errors that compound, (1 - e)^n; solid, errors that are recovered "
-            "from; rates are for a 5-minute step, and a ΔAIC (a forecast) above 0 speaks for recovery. Correct is "
-            "within 15 mg/dL or 15 % of the sensor (ISO 15197).",
+            "Error, coverage and skill of a statement up to 12 hours ahead for each model; below, for each, the share "
+            "of forecasts that are correct with the three fitted laws.",
+            "Above: bars are 95 % intervals, resampling patients; skill is 0 for the best constant statement and 1 for "
+            "one that is always right. Direct is to be compared with autoregressive where both know as much: 12 h "
+            "known with token by token, 8 h known with recursive and two-rate. Below: filled, correct at this "
+            "horizon; hollow, correct at every point so far; dotted and grey, correct by chance, when forecasts are "
+            "shuffled. Dashed, errors that compound, (1 - e)^n; dash-dotted, the same above the floor of chance; "
+            "solid, the chain. Rates are for a 5-minute step. The chain is algebraically compounding with some floor, "
+            "so what shows recovery is being above chance far ahead, more recovered than by persistence, and a ΔAIC "
+            "(a forecast; law with the measured floor less chain) above 0. Correct is within 15 mg/dL or 15 % of the "
+            "sensor (ISO 15197).",
         )
     ]
 
@@ -64,13 +78,15 @@ def growth_figure(evidence: Evidence) -> Figure:
     arms = [arm for arm in NAMES if any(row.arm == arm for row in evidence.rows)]
     if not arms:
         raise InputError(f"{evidence.protocol} has none of the arms {', '.join(NAMES)}; give evidence of error growth")
-    figure = fs.new_figure(13.0, 8.2)
+    figure = fs.new_figure(15.0, 8.6)
     above, below = np.ravel(figure.subfigures(2, 1, squeeze=False, height_ratios=(1.15, 1.0)))
     panels = above.subplots(1, 3)
     _curves(panels[0], evidence, arms, "rmse", 1.0, "Error against the sensor", "root mean square error, mg/dL")
     _curves(panels[1], evidence, arms, "coverage_90", 100.0, "Coverage of the 90 % band", "readings inside, %")
-    _curves(panels[2], evidence, arms, "truth", 100.0, "“Stays in 70–180 mg/dL until then”", "statements right, %")
+    _curves(panels[2], evidence, arms, "truth_skill", 1.0, "“Stays in 70–180 mg/dL until then”", "skill")
     panels[0].set_ylim(bottom=0.0)
+    panels[2].set_ylim(bottom=max(panels[2].get_ylim()[0], -1.0), top=1.0)
+    panels[2].axhline(0.0, color=fs.SOFT, linewidth=0.9, linestyle=(0, (4, 3)))
     panels[1].axhline(90.0, color=fs.SOFT, linewidth=0.9, linestyle=(0, (4, 3)))
     handles, labels = panels[0].get_legend_handles_labels()
     above.legend(handles, labels, loc="outside upper center", ncols=len(arms))
@@ -120,7 +136,7 @@ def _curves(
 
 
 def _laws(axes: Axes, evidence: Evidence, arm: str) -> None:
-    """One arm: what was correct, and both laws."""
+    """One arm: what was correct, by chance too, and the laws."""
     colour = COLOURS.get(arm, "#8a8a8a")
     steps = np.linspace(0.0, HOURS * 60.0 / STEP_MINUTES, 200)
     hours = steps * STEP_MINUTES / 60.0
@@ -130,13 +146,19 @@ def _laws(axes: Axes, evidence: Evidence, arm: str) -> None:
             [h for h, _ in points], [100.0 * row.value for _, row in points], linestyle="", color=colour,
             marker=MARKERS.get(arm, "x"), markerfacecolor=face, markersize=5, label=label, zorder=3,
         )  # fmt: skip
-    value = {name: evidence.row(arm, name).value for name in ("e", "a", "b", "aic_gain")}
+    value = {name: evidence.row(arm, name).value for name in ("e", "e_floor", "a", "b", "aic_gain_floor")}
+    chance = _points(evidence, arm, "correct_by_chance")
+    known = tuple(hour * 60.0 / STEP_MINUTES for hour, _ in chance), tuple(row.value for _, row in chance)
     compounding, chain = Compounding(value["e"], 0.0), Recoverable(value["a"], value["b"], 0.0)
+    floor = Floor(value["e_floor"], *known, 0.0)
+    axes.plot([h for h, _ in chance], 100.0 * np.array(known[1]), color="#8a8a8a", linestyle=":", label="by chance")
     axes.plot(hours, 100.0 * compounding.correct(steps), color=fs.INK, linewidth=1.3, linestyle="--", label="(1 − e)ⁿ")
-    axes.plot(hours, 100.0 * chain.correct(steps), color=fs.INK, linewidth=1.6, label="recoverable")
+    axes.plot(hours, 100.0 * floor.correct(steps), color=fs.INK, linewidth=1.3, linestyle="-.", label="with floor")
+    axes.plot(hours, 100.0 * chain.correct(steps), color=fs.INK, linewidth=1.6, label="chain")
     axes.set_title(NAMES[arm])
     axes.text(
-        0.5, -0.21, f"e {value['e']:.4f}, a {value['a']:.4f}, b {value['b']:.4f}; ΔAIC {value['aic_gain']:+.2f}",
-        transform=axes.transAxes, ha="center", va="top", fontsize=9.0, color=fs.SOFT,
+        0.5, -0.24, f"e {value['e']:.4f}, with floor {value['e_floor']:.4f}\na {value['a']:.4f}, "
+        f"b {value['b']:.4f}; ΔAIC {value['aic_gain_floor']:+.2f}",
+        transform=axes.transAxes, ha="center", va="top", fontsize=8.5, color=fs.SOFT,
     )  # fmt: skip
     axes.set_ylim(0.0, 101.0)

@@ -7,10 +7,15 @@ A forecast is correct or wrong at every horizon. Two laws say with what probabil
 - *recoverable*: a chain of two states that goes wrong with probability a a step and right again with probability b:
   pi + (1 - pi) (1 - a - b)^n, with pi = b / (a + b). With b = 0 it is the first law.
 
-Both start correct. Being correct *at all steps so far* is geometric under both and cannot tell them apart: what does
+- *floor*: never right again but by chance, c + (1 - c) (1 - e)^n. With one c for all n this is the second law letter by
+  letter, with pi = c: a better fit of the chain shows no recovery by itself. So c is not fitted here, but measured, at
+  every horizon: how often forecasts are correct when they are shuffled.
+
+All start correct. Being correct *at all steps so far* is geometric under all and cannot tell them apart: what does
 is being correct at n. Laws are compared by the likelihood of the correct and wrong forecasts at every horizon, by AIC
 (Akaike 1974). Horizons of one forecast depend on one another, so the likelihood is a composite one and AIC alone is too
-sure: the interval comes from resampling patients.
+sure: the interval comes from resampling patients. Horizons may be weighted: two thirds of a grid that is fine at first
+would otherwise speak of its first two hours.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -86,18 +92,59 @@ class Recoverable:
         return 2.0 * (self.parameters - self.log_likelihood)
 
 
-def fit_compounding(steps: npt.ArrayLike, correct: npt.ArrayLike, total: npt.ArrayLike) -> Compounding:
+@dataclass(frozen=True)
+class Floor:
+    """c + (1 - c) (1 - e)^n, with c by horizon.
+
+    Attributes:
+        e: Probability that a step goes wrong, for good.
+        points: Steps ahead at which chance is known.
+        chance: c there; between them linear.
+        log_likelihood: Of what it was fitted to, in nats.
+    """
+
+    e: float
+    points: tuple[float, ...]
+    chance: tuple[float, ...]
+    log_likelihood: float
+
+    parameters = 1  # c is measured, not fitted
+
+    def correct(self, steps: FloatArray) -> FloatArray:
+        """Probability of being correct so many steps ahead."""
+        n = np.asarray(steps, dtype=np.float64)
+        chance = np.interp(n, self.points, self.chance)
+        result: FloatArray = chance + (1.0 - chance) * (1.0 - self.e) ** n
+        return result
+
+    @property
+    def aic(self) -> float:
+        """Akaike's criterion; smaller is better."""
+        return 2.0 * (self.parameters - self.log_likelihood)
+
+
+def interval_weights(points: npt.ArrayLike) -> FloatArray:
+    """[H] the length of the interval that ends at each point of a grid, in units of their mean: they sum to H."""
+    gaps = np.diff(np.asarray(points, dtype=np.float64), prepend=0.0)
+    weights: FloatArray = gaps / gaps.mean()
+    return weights
+
+
+def fit_compounding(
+    steps: npt.ArrayLike, correct: npt.ArrayLike, total: npt.ArrayLike, weights: npt.ArrayLike | None = None
+) -> Compounding:
     """The most likely e.
 
     Args:
         steps: [H] steps ahead.
         correct: [H] forecasts that were correct there.
         total: [H] forecasts that were judged there.
+        weights: [H] how much each horizon counts, such as `interval_weights`; 1 if None.
 
     Raises:
-        InputError: Shapes disagree, there is no forecast, or more are correct than there are.
+        InputError: Shapes disagree, there is no forecast, more are correct than there are, or a weight is negative.
     """
-    n, right, wrong = _counts(steps, correct, total)
+    n, right, wrong, _ = _counts(steps, correct, total, weights)
 
     def likelihood(log_rate: FloatArray, _: FloatArray) -> FloatArray:
         return _bernoulli(np.exp(-np.exp(log_rate)[..., None] * n), right, wrong)
@@ -106,9 +153,43 @@ def fit_compounding(steps: npt.ArrayLike, correct: npt.ArrayLike, total: npt.Arr
     return Compounding(-math.expm1(-math.exp(log_rate)), best)
 
 
-def fit_recoverable(steps: npt.ArrayLike, correct: npt.ArrayLike, total: npt.ArrayLike) -> Recoverable:
+def fit_floor(
+    steps: npt.ArrayLike,
+    correct: npt.ArrayLike,
+    total: npt.ArrayLike,
+    chance: npt.ArrayLike,
+    weights: npt.ArrayLike | None = None,
+) -> Floor:
+    """The most likely e where what is wrong for good is still correct by chance.
+
+    Args:
+        steps: [H] steps ahead, ascending.
+        correct: As `fit_compounding`.
+        total: As `fit_compounding`.
+        chance: [H] share of forecasts that are correct by chance there.
+        weights: As `fit_compounding`.
+
+    Raises:
+        InputError: As `fit_compounding`, or `chance` holds no [H] shares.
+    """
+    points, floor = np.asarray(steps, dtype=np.float64), np.asarray(chance, dtype=np.float64)
+    if floor.shape != points.shape or not np.all((floor >= 0.0) & (floor <= 1.0)):
+        raise InputError(f"chance of shape {floor.shape} for {points.shape} steps; give a share in 0..1 for each")
+    n, right, wrong, _ = _counts(steps, correct, total, weights)
+    low = np.interp(n, points, floor)
+
+    def likelihood(log_rate: FloatArray, _: FloatArray) -> FloatArray:
+        return _bernoulli(low + (1.0 - low) * np.exp(-np.exp(log_rate)[..., None] * n), right, wrong)
+
+    log_rate, _, best = _climb(likelihood, _SLOPES, (0.0, 0.0))
+    return Floor(-math.expm1(-math.exp(log_rate)), tuple(points.tolist()), tuple(floor.tolist()), best)
+
+
+def fit_recoverable(
+    steps: npt.ArrayLike, correct: npt.ArrayLike, total: npt.ArrayLike, weights: npt.ArrayLike | None = None
+) -> Recoverable:
     """The most likely a and b with a + b <= 1; arguments and errors as `fit_compounding`."""
-    n, right, wrong = _counts(steps, correct, total)
+    n, right, wrong, _ = _counts(steps, correct, total, weights)
 
     def likelihood(pi: FloatArray, rate: FloatArray) -> FloatArray:
         return _bernoulli(pi + (1.0 - pi) * np.exp(-rate * n), right, wrong)
@@ -116,7 +197,7 @@ def fit_recoverable(steps: npt.ArrayLike, correct: npt.ArrayLike, total: npt.Arr
     return _chain(likelihood)
 
 
-def fit_sequences(gaps: npt.ArrayLike, moves: npt.ArrayLike) -> Recoverable:
+def fit_sequences(gaps: npt.ArrayLike, moves: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Recoverable:
     """The chain that is most likely for whole sequences of correct and wrong, not for each horizon by itself.
 
     Where the two fits of the chain disagree, correctness is no chain of two states with constant rates.
@@ -124,13 +205,15 @@ def fit_sequences(gaps: npt.ArrayLike, moves: npt.ArrayLike) -> Recoverable:
     Args:
         gaps: [G] steps between two judged horizons.
         moves: [G, 2, 2] how often from (0 wrong, 1 correct) to (0 wrong, 1 correct) over that gap.
+        weights: [G] how much each gap counts; 1 if None.
 
     Raises:
-        InputError: Shapes disagree, or nothing was counted.
+        InputError: Shapes disagree, nothing was counted, or a weight is negative.
     """
     gap, move = np.asarray(gaps, dtype=np.float64), np.asarray(moves, dtype=np.float64)
     if move.shape != (len(gap), 2, 2) or not move.sum() > 0.0:
         raise InputError(f"moves of shape {move.shape} for {len(gap)} gaps; give counts [G, 2, 2], not all 0")
+    move = move * _weights(weights, gap)[:, None, None]
 
     def likelihood(pi: FloatArray, rate: FloatArray) -> FloatArray:
         left = np.exp(-rate * gap)
@@ -140,35 +223,63 @@ def fit_sequences(gaps: npt.ArrayLike, moves: npt.ArrayLike) -> Recoverable:
     return _chain(likelihood)
 
 
-def fit_first_errors(gaps: npt.ArrayLike, kept: npt.ArrayLike, lost: npt.ArrayLike) -> Compounding:
+def fit_first_errors(
+    gaps: npt.ArrayLike, kept: npt.ArrayLike, lost: npt.ArrayLike, weights: npt.ArrayLike | None = None
+) -> Compounding:
     """The most likely e of the *first* error: what compounding would make of how long forecasts stay correct.
 
     Args:
         gaps: [G] steps between two judged horizons.
         kept: [G] forecasts never wrong before that were correct at the end of the gap.
         lost: [G] those that were wrong there for the first time.
+        weights: [G] how much each gap counts; 1 if None.
 
     Raises:
         InputError: As `fit_compounding`.
     """
     total = np.asarray(kept, dtype=np.float64) + np.asarray(lost, dtype=np.float64)
-    return fit_compounding(gaps, kept, total)
+    return fit_compounding(gaps, kept, total, weights)
 
 
-def misfit(law: Compounding | Recoverable, steps: npt.ArrayLike, correct: npt.ArrayLike, total: npt.ArrayLike) -> float:
+def misfit(
+    law: Compounding | Recoverable | Floor,
+    steps: npt.ArrayLike,
+    correct: npt.ArrayLike,
+    total: npt.ArrayLike,
+    weights: npt.ArrayLike | None = None,
+) -> float:
     """Root mean square difference between the law and the share that was correct, over horizons; a share."""
-    n, right, wrong = _counts(steps, correct, total)
-    return float(np.sqrt(np.mean((law.correct(n) - right / (right + wrong)) ** 2)))
+    n, right, wrong, weight = _counts(steps, correct, total, weights)
+    return float(np.sqrt(np.average((law.correct(n) - right / (right + wrong)) ** 2, weights=weight)))
 
 
-def _counts(steps: npt.ArrayLike, correct: npt.ArrayLike, total: npt.ArrayLike) -> tuple[FloatArray, ...]:
+class _Counts(NamedTuple):
+    """Of the horizons that were judged and count, the steps ahead, weighted numbers right and wrong, and the weight."""
+
+    n: FloatArray
+    right: FloatArray
+    wrong: FloatArray
+    weight: FloatArray
+
+
+def _counts(
+    steps: npt.ArrayLike, correct: npt.ArrayLike, total: npt.ArrayLike, weights: npt.ArrayLike | None
+) -> _Counts:
     n, right, all_ = (np.asarray(part, dtype=np.float64) for part in (steps, correct, total))
     if not (n.ndim == 1 and n.shape == right.shape == all_.shape):
         raise InputError(f"{n.shape} steps, {right.shape} correct and {all_.shape} in all; give one of each a horizon")
-    judged = all_ > 0.0
+    weight = _weights(weights, n)
+    judged = (all_ > 0.0) & (weight > 0.0)
     if not judged.any() or np.any(right > all_) or np.any(right < 0.0) or np.any(n <= 0.0):
         raise InputError("no forecast was judged, more are correct than there are, or a horizon is not ahead")
-    return n[judged], right[judged], (all_ - right)[judged]
+    return _Counts(n[judged], (weight * right)[judged], (weight * (all_ - right))[judged], weight[judged])
+
+
+def _weights(weights: npt.ArrayLike | None, of: FloatArray) -> FloatArray:
+    weight = np.ones_like(of) if weights is None else np.asarray(weights, dtype=np.float64)
+    if weight.shape != of.shape or not np.all(weight >= 0.0):
+        raise InputError(f"weights of shape {weight.shape} for {of.shape} horizons; give one of at least 0 for each")
+    return weight
 
 
 def _bernoulli(share: FloatArray, right: FloatArray, wrong: FloatArray) -> FloatArray:

@@ -1,7 +1,7 @@
 """A small causal transformer that foresees glucose token by token, as a language model writes: the autoregressive arm.
 
     network = seeded(lambda: GPT(GPTConfig()), seed=0)
-    train_gpt(network, log, seconds=800.0)
+    train_gpt(network, log, seconds=900.0)
     Autoregressive(network).predict(record, at, grid, fit_moments)     # an `Arm` of the forecast protocol
 
 Every 5-minute step is one position: its tokens of glucose, insulin, carbohydrate and time of day are embedded side by
@@ -12,9 +12,10 @@ al. 2019), written after nanoGPT.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
@@ -22,7 +23,9 @@ from torch.nn import functional
 
 from foreworld.domains.treatment.error_growth.budget import Cost, descend
 from foreworld.domains.treatment.error_growth.logs import Log
+from foreworld.domains.treatment.error_growth.statements import IN_RANGE
 from foreworld.domains.treatment.error_growth.tokens import Bins
+from foreworld.domains.treatment.forecast_arms import share_within
 from foreworld.domains.treatment.forecasting import Prediction, Record
 from foreworld.errors import InputError
 from foreworld.model.dynamics import HorizonGrid
@@ -55,8 +58,8 @@ class GPTConfig(BaseModel):
     layers: int = Field(default=3, ge=1)
     batch: int = Field(default=16, ge=1)
     lr: float = Field(default=3e-3, gt=0)
-    samples: int = Field(default=16, ge=2, multiple_of=2)
-    chunk: int = Field(default=32, ge=1)
+    samples: int = Field(default=32, ge=2, multiple_of=2)
+    chunk: int = Field(default=16, ge=1)
     seed: int = 0
 
 
@@ -140,14 +143,13 @@ class GPT(nn.Module):
         Args:
             glucose: [N, C] tokens of the past, the present included.
             known: [N, C + steps, width].
-            uniform: [S, steps] in (0, 1): where in its distribution each token is drawn; the same for all moments, so
-                that a forecast does not depend on what else is in its batch.
+            uniform: [N, S, steps] in 0..1: where in its distribution each token is drawn.
             steps: How many.
 
         Returns:
             [N, S, steps] int64 tokens.
         """
-        past, (draws, _) = glucose.shape[1], uniform.shape
+        past, draws = glucose.shape[1], uniform.shape[1]
         x, prefix = self.embed(glucose, known[:, :past]), []
         for block in self.blocks:
             x, key, value = block(x)
@@ -157,7 +159,7 @@ class GPT(nn.Module):
         own = [(x.new_zeros(size), x.new_zeros(size)) for _ in self.blocks]
         found = []
         for k in range(steps):
-            token = _draw(logits, uniform[:, k])
+            token = _draw(logits, uniform[..., k])
             found.append(token)
             if k == steps - 1:
                 break
@@ -182,14 +184,14 @@ def _write_step(block: Block, x: Tensor, key: Tensor, value: Tensor, keys: Tenso
 
 
 def _draw(logits: Tensor, uniform: Tensor) -> Tensor:
-    """[N, S] tokens at these places [S] of their distributions, from logits [N, S, readings]."""
+    """[N, S] tokens at these places [N, S] of their distributions, from logits [N, S, readings]."""
     below = torch.softmax(logits, dim=-1).cumsum(-1)
-    token = (below < uniform[:, None]).sum(-1)
+    token = (below < uniform[..., None]).sum(-1)
     return token.clamp(max=logits.shape[-1] - 1)
 
 
 class Autoregressive:
-    """The arm: the mean of futures drawn token by token, and the band between their 5th and 95th percentiles."""
+    """The arm: mean, 5th and 95th percentile of futures drawn token by token, and the share that stays in range."""
 
     def __init__(self, network: GPT) -> None:
         self.network = network
@@ -209,8 +211,6 @@ class Autoregressive:
             )
         log = Log.of([record.history])
         steps, points = grid.last, torch.tensor(grid.points) - 1
-        uniform = torch.rand(config.samples // 2, steps, generator=torch.Generator().manual_seed(config.seed))
-        uniform = torch.cat([uniform, 1.0 - uniform])
         row = torch.arange(len(at)).repeat_interleave(at.shape[1])
         parts = []
         for index in torch.split(torch.arange(at.numel()), config.chunk):
@@ -218,11 +218,26 @@ class Autoregressive:
             when = moment[:, None] + torch.arange(1 - config.context, steps)
             known = self.network.known(log, rows, when)
             tokens = bins.glucose(log.glucose[rows[:, None], when[:, : config.context]])
+            names = [record.patients.names[i] for i in rows.tolist()]
+            uniform = self.places(names, moment.tolist())[..., :steps]
             written = self.network.write(tokens, known, uniform, steps)[..., points]
             parts.append(bins.glucose_value(written))
         futures = torch.cat(parts).reshape(*at.shape, config.samples, -1)
         ends = torch.quantile(futures, torch.tensor([0.05, 0.95], dtype=torch.float64), dim=2)
-        return Prediction(futures.mean(2), ends[0], ends[1])
+        return Prediction(futures.mean(2), ends[0], ends[1], share_within(futures.movedim(2, 0), IN_RANGE))
+
+    def places(self, names: Sequence[str], moments: Sequence[int]) -> Tensor:
+        """[N, samples, horizon] in 0..1, where in its distribution each token is drawn; the second half is mirrored.
+
+        A moment has draws of its own, so that the error of having few does not repeat from one to the next, and they
+        hang on the seed, the subject and the moment alone: not on what else is in its batch.
+        """
+        config, found = self.network.config, []
+        for name, moment in zip(names, moments, strict=True):
+            draw = np.random.default_rng([config.seed, moment, *name.encode()])
+            found.append(draw.random((config.samples // 2, config.horizon), dtype=np.float32))
+        half = torch.from_numpy(np.stack(found))
+        return torch.cat([half, 1.0 - half], dim=1)
 
 
 def train_gpt(network: GPT, log: Log, seconds: float) -> Cost:

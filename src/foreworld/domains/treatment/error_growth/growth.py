@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from foreworld.domains.treatment.dosing import FloatArray
+from foreworld.domains.treatment.error_growth.statements import stated, stayed
 from foreworld.domains.treatment.forecasting import Arm, Prediction, Record
 from foreworld.domains.treatment.windows import future_readings
 from foreworld.forecast.conformal import masked_quantiles
 from foreworld.model.dynamics import HorizonGrid
 
-IN_RANGE = (70.0, 180.0)  # mg/dL; Battelino et al., Diabetes Care 2019; 42:1593-1603
 # ISO 15197:2013 for meters: within 15 mg/dL below 100 mg/dL, and within 15 % from there on.
 WITHIN, WITHIN_SHARE, FROM = 15.0, 0.15, 100.0
 RISK = 0.1
@@ -31,7 +31,10 @@ class Growth:
         covered: [B, H] share of readings in the 90 % band.
         width: [B, H] mean width of the band, mg/dL.
         truth: [B, H] share of forecasts whose statement "stays in 70 to 180 mg/dL until here" was right.
+        stays: [B, H] share of the same forecasts after which glucose did stay there.
         correct: [B, H] forecasts that were correct here.
+        by_chance: [B, H] those that would be, were each judged on the reading of another moment of the same subject:
+            the mean over all other moments, which is what shuffling gives on average.
         so_far: [B, H] forecasts that were correct here and at every point before.
         count: [B, H] forecasts judged here.
         moves: [B, H, 2, 2] from (0 wrong, 1 correct) at the point before to the same here; before the first all
@@ -45,7 +48,9 @@ class Growth:
     covered: FloatArray
     width: FloatArray
     truth: FloatArray
+    stays: FloatArray
     correct: FloatArray
+    by_chance: FloatArray
     so_far: FloatArray
     count: FloatArray
     moves: FloatArray
@@ -93,7 +98,7 @@ def grow(record: Record, forecast: Prediction, half: Tensor, at: Tensor, grid: H
     correct = known & (off <= tolerance(readings))
     count = known.sum(1)
     so_far = (correct | ~known).cummin(dim=2).values & known
-    right = _stays(mean) == _stays_truly(record, at, grid)
+    truly = stayed(record, at, grid)
     before = torch.cat([torch.ones_like(known[..., :1]), correct[..., :-1]], dim=2)
     both = known & torch.cat([torch.ones_like(known[..., :1]), known[..., :-1]], dim=2)
     moves = torch.stack(
@@ -110,8 +115,10 @@ def grow(record: Record, forecast: Prediction, half: Tensor, at: Tensor, grid: H
         "squared": (torch.where(known, off**2, torch.zeros_like(off)).sum(1) / count),
         "covered": ((known & (off <= half)).sum(1) / count),
         "width": (2.0 * half).expand(len(at), -1),
-        "truth": right.double().mean(1),
+        "truth": (stated(forecast) == truly).double().mean(1),
+        "stays": truly.double().mean(1),
         "correct": correct.sum(1),
+        "by_chance": _by_chance(mean, readings),
         "so_far": so_far.sum(1),
         "count": count,
         "moves": moves,
@@ -121,13 +128,11 @@ def grow(record: Record, forecast: Prediction, half: Tensor, at: Tensor, grid: H
     return Growth(record.patients.names, **{name: part.double().numpy() for name, part in numbers.items()})
 
 
-def _stays(mean: Tensor) -> Tensor:
-    """[B, N, H] whether the forecast is in range at every point up to each."""
-    return ((mean >= IN_RANGE[0]) & (mean <= IN_RANGE[1])).cummin(dim=2).values
-
-
-def _stays_truly(record: Record, at: Tensor, grid: HorizonGrid) -> Tensor:
-    """[B, N, H] whether every reading of the sensor up to each point was in range, also between the points."""
-    every = future_readings(record.history, at, HorizonGrid(points=tuple(range(1, grid.last + 1))))
-    inside = torch.isnan(every) | ((every >= IN_RANGE[0]) & (every <= IN_RANGE[1]))
-    return inside.cummin(dim=2).values[..., torch.tensor(grid.points) - 1]
+def _by_chance(mean: Tensor, readings: Tensor) -> Tensor:
+    """[B, H] forecasts that other moments' forecasts would get right, on average; 0 with one moment alone."""
+    moments, known = mean.shape[1], ~torch.isnan(readings)
+    found = torch.zeros_like(mean[:, 0])
+    for apart in range(1, moments):
+        off = torch.nan_to_num((mean.roll(apart, dims=1) - readings).abs())
+        found += (known & (off <= tolerance(readings))).sum(1)
+    return found / max(moments - 1, 1)

@@ -28,7 +28,7 @@ class ArmsConfig(BaseModel):
         gpt: Of `token`.
         step: Of `recursive`, and of both networks of `two_rate`.
         token: Its CPU time, as a share of that of the world model's training.
-        recursive: Its; at 0.06 it sees about as many moments as the world model does.
+        recursive: Its; at 0.12 it sees about twice as many moments as the world model does.
         two_rate: Its, half for each network.
         seconds: What counts as the world model's CPU time where nobody knows it: a model was given, or its training
             was interrupted.
@@ -39,9 +39,9 @@ class ArmsConfig(BaseModel):
     gpt: GPTConfig = GPTConfig()
     step: StepConfig = StepConfig()
     token: float = Field(default=1.0, gt=0)
-    recursive: float = Field(default=0.06, gt=0)
-    two_rate: float = Field(default=0.06, gt=0)
-    seconds: float = Field(default=800.0, gt=0)
+    recursive: float = Field(default=0.12, gt=0)
+    two_rate: float = Field(default=0.12, gt=0)
+    seconds: float = Field(default=900.0, gt=0)
 
 
 LEARNED = ("token", "recursive", "two_rate")

@@ -15,12 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from foreworld.domains.treatment.calibrate import UNUSUAL, load_forecaster
 from foreworld.domains.treatment.closed_loop import subjects_of
 from foreworld.domains.treatment.collect import cohort
+from foreworld.domains.treatment.dosing import FloatArray
 from foreworld.domains.treatment.error_growth.figure import pictures
 from foreworld.domains.treatment.error_growth.growth import Growth, grow, half_width
 from foreworld.domains.treatment.error_growth.laws import UNITS, law_rows
 from foreworld.domains.treatment.error_growth.learn import LEARNED, ArmsConfig, learn
 from foreworld.domains.treatment.error_growth.logs import Log
-from foreworld.domains.treatment.forecast_arms import ForecasterArm, Persistence
+from foreworld.domains.treatment.error_growth.statements import IN_RANGE, skill
+from foreworld.domains.treatment.forecast_arms import ForecasterArm, Persistence, RecentArm
 from foreworld.domains.treatment.forecast_protocol import histories_of
 from foreworld.domains.treatment.forecasting import DAY, Arm, ForecastConfig, record_therapy, scored_moments
 from foreworld.domains.treatment.prepare import FULL, RECIPE
@@ -33,14 +35,27 @@ from foreworld.evidence.parallel import run_all
 from foreworld.evidence.protocol import Protocol, Request
 from foreworld.evidence.rows import NAMES, Names, Row
 from foreworld.evidence.samples import Samples
+from foreworld.forecast.forecaster import Forecaster
 
-ARMS = ("foreworld", "token", "recursive", "two_rate", "persistence")
+RECENT = {"foreworld_12h": 144, "foreworld_8h": 96}
+"""Arms of the world model with its history cut, in steps: to that of `token`, and to that of the stepwise arms."""
+ARMS = ("foreworld", *RECENT, "token", "recursive", "two_rate", "persistence")
 MINUTES = (5, 30, 60, 120, 180, 300, 420, 580, 720)
-CURVES = {"rmse": "mg/dL", "coverage_90": "share", "width_90": "mg/dL", "truth": "share", "correct": "share"}
-SO_FAR = "correct_so_far"
+CURVES = {
+    "rmse": "mg/dL",
+    "coverage_90": "share",
+    "width_90": "mg/dL",
+    "truth": "share",
+    "correct": "share",
+    "correct_so_far": "share",
+    "correct_by_chance": "share",
+    "above_chance": "points",
+}
+SKILL = "truth_skill"
 METRICS = (
-    *(f"{name}_{minutes}" for name in (*CURVES, SO_FAR) for minutes in MINUTES),
+    *(f"{name}_{minutes}" for name in (*CURVES, SKILL) for minutes in MINUTES),
     *UNITS,
+    "scored",
     "fit_cpu_seconds",
     "fit_steps",
 )
@@ -81,10 +96,11 @@ def error_growth() -> Protocol:
     """The protocol."""
     return Protocol(
         name="treatment/error-growth",
-        version=1,
+        version=2,
         description=(
-            "Forecast to 12 h with known insulin and entries, as treatment/forecast: a direct, a token-by-token, a "
-            "recursive and a two-rate model, and which law the loss of correctness follows."
+            "Forecast to 12 h with known insulin and entries, as treatment/forecast: a direct model with all of its "
+            "history, 12 h and 8 h of it, a token-by-token, a recursive and a two-rate model, and which law the loss "
+            "of correctness follows."
         ),
         settings={"growth": FULL_GROWTH.model_dump(mode="json"), "recipe": FULL.model_dump(mode="json")},
         arms=ARMS,
@@ -118,7 +134,24 @@ def run(request: Request) -> Sequence[Row]:
     return rows_of(found, config)
 
 
-Found = Mapping[str, tuple[Growth, float, float]]
+@dataclass(frozen=True)
+class Measured:
+    """One arm in one seed.
+
+    Attributes:
+        growth: Its scores.
+        failed: Names of the subjects asked for who did not live through the therapy, and so are not scored.
+        cpu_seconds: Of training; NaN where nobody knows, 0 where nothing was trained for it.
+        steps: Of training.
+    """
+
+    growth: Growth
+    failed: tuple[str, ...]
+    cpu_seconds: float
+    steps: float
+
+
+Found = Mapping[str, Measured]
 
 
 def rows_of(found: Mapping[int, Found], config: GrowthConfig) -> list[Row]:
@@ -128,31 +161,47 @@ def rows_of(found: Mapping[int, Found], config: GrowthConfig) -> list[Row]:
     rows: list[Row] = []
     for arm in next(iter(found.values())):
         for seed, by_arm in found.items():
-            growth, spent, steps = by_arm[arm]
-            curves = {
-                "rmse": growth.squared,
-                "coverage_90": growth.covered,
-                "width_90": growth.width,
-                "truth": growth.truth,
-                "correct": growth.correct / growth.count,
-                SO_FAR: growth.so_far / growth.count,
-            }
-            for name, values in curves.items():
+            one = by_arm[arm]
+            growth, lived = one.growth, len(one.growth.subjects)
+            for name, values in _curves(growth).items():
                 for minutes, column in zip(MINUTES, columns, strict=True):
                     samples.add(
                         arm, f"{name}_{minutes}", seed, growth.subjects, values[:, column],
-                        unit=CURVES.get(name, "share"), how="rms" if name == "rmse" else "mean",
+                        unit=CURVES[name], how="rms" if name == "rmse" else "mean",
                     )  # fmt: skip
-            for name, value, unit in (("fit_cpu_seconds", spent, "s"), ("fit_steps", steps, "steps")):
-                if all(np.isfinite(each[arm][1]) for each in found.values()) and value:
+            samples.add(arm, "scored", seed, (*growth.subjects, *one.failed), [1.0] * lived + [0.0] * len(one.failed))
+            for name, value, unit in (("fit_cpu_seconds", one.cpu_seconds, "s"), ("fit_steps", one.steps, "steps")):
+                if all(np.isfinite(each[arm].cpu_seconds) for each in found.values()) and value:
                     samples.add(arm, name, seed, growth.subjects[:1], [value], unit=unit, how="max")
-    for arm in next(iter(found.values())):
-        rows += law_rows(arm, {seed: f[arm][0] for seed, f in found.items()}, MODEL.grid.points, config.repeats)
+        by_seed = {seed: by_arm[arm].growth for seed, by_arm in found.items()}
+        for minutes, column in zip(MINUTES, columns, strict=True):
+            row = skill(
+                arm, f"{SKILL}_{minutes}", [growth.subjects for growth in by_seed.values()],
+                [growth.truth[:, column] for growth in by_seed.values()],
+                [growth.stays[:, column] for growth in by_seed.values()],
+            )  # fmt: skip
+            rows += [] if row is None else [row]
+        rows += law_rows(arm, by_seed, MODEL.grid.points, config.repeats)
     return [*samples.rows(), *rows]
 
 
+def _curves(growth: Growth) -> dict[str, FloatArray]:
+    """[B, H] by the names of `CURVES`."""
+    correct, by_chance = growth.correct / growth.count, growth.by_chance / growth.count
+    return {
+        "rmse": growth.squared,
+        "coverage_90": growth.covered,
+        "width_90": growth.width,
+        "truth": growth.truth,
+        "correct": correct,
+        "correct_so_far": growth.so_far / growth.count,
+        "correct_by_chance": by_chance,
+        "above_chance": 100.0 * (correct - by_chance),
+    }
+
+
 def measure(job: Job, patients: Patients) -> Found:
-    """Growth, CPU seconds of training and its steps of every arm, on these patients."""
+    """What every arm scored on those of these patients who live through the therapy, and what it cost."""
     config, grid, fit_moments = job.config, MODEL.grid, job.config.forecast.fit_days * DAY
     record = record_therapy(patients, config.forecast, job.seed)
     at = scored_moments(record, grid, config.forecast)
@@ -160,12 +209,13 @@ def measure(job: Job, patients: Patients) -> Found:
     others = cohort("calibrate", config.bands, job.seed, UNUSUAL.spread, UNUSUAL.records)
     known = record_therapy(others, sparse, job.seed + 1_000_000)
     known_at = scored_moments(known, grid, sparse)
-    found: dict[str, tuple[Growth, float, float]] = {}
+    found: dict[str, Measured] = {}
     makers = _makers(job)
     for name in job.arms:
         arm, spent, steps = makers[name]()
         half = half_width(arm, known, known_at, grid, fit_moments)
-        found[name] = grow(record, arm.predict(record, at, grid, fit_moments), half, at, grid), spent, steps
+        growth = grow(record, arm.predict(record, at, grid, fit_moments), half, at, grid)
+        found[name] = Measured(growth, record.failed, spent, steps)
     return found
 
 
@@ -177,12 +227,20 @@ def _makers(job: Job) -> dict[str, Callable[[], tuple[Arm, float, float]]]:
     def log() -> Log:
         return Log.of(histories_of(job.made.data))
 
+    @cache
+    def world() -> Forecaster:
+        return load_forecaster(job.made.model)
+
     def learned(name: str) -> tuple[Arm, float, float]:
         arm, took = learn(name, log, job.config.arms, seconds=seconds, seed=job.seed, folder=job.folder)
         return arm, took.cpu_seconds, float(took.steps)
 
     return {
-        "foreworld": lambda: (ForecasterArm(load_forecaster(job.made.model)), cost, 0.0),
+        "foreworld": lambda: (ForecasterArm(world(), IN_RANGE), cost, 0.0),
+        **{
+            name: lambda steps=steps: (RecentArm(world(), steps, IN_RANGE), 0.0, 0.0)  # type: ignore[misc]
+            for name, steps in RECENT.items()
+        },
         "persistence": lambda: (Persistence(), 0.0, 0.0),
         **{name: lambda name=name: learned(name) for name in LEARNED},  # type: ignore[misc]
     }
