@@ -76,6 +76,37 @@ def test_what_was_not_measured_or_not_foreseen_moves_nothing():
     torch.testing.assert_close(again.multiplier, state.multiplier, rtol=0, atol=0)
 
 
+def test_with_another_picture_goes_some_of_what_was_learned_and_all_that_was_foreseen():
+    bands = AdaptiveBands(POINTS)
+    _, state = stream(bands, noise(60, 2, scale=3.0))
+    assert (state.multiplier > 1.05).all()
+    first = torch.tensor([True, False])
+    after = bands.renewed(state, first)
+    torch.testing.assert_close(after.multiplier[0], state.multiplier[0] ** bands.config.keep)
+    torch.testing.assert_close(after.multiplier[1], state.multiplier[1], rtol=0, atol=0)
+    moved = bands.observe(after, torch.tensor([50.0, 50.0])).multiplier
+    torch.testing.assert_close(moved[0], after.multiplier[0], rtol=0, atol=0)
+    torch.testing.assert_close(moved[1], bands.observe(state, torch.tensor([50.0, 50.0])).multiplier[1])
+    # What the new picture foresees is scored as ever.
+    again = bands.remember(after, torch.zeros(2, len(POINTS)), torch.ones(2, len(POINTS)))
+    assert (bands.observe(again, torch.tensor([50.0, 50.0])).multiplier[:, 0] > after.multiplier[:, 0]).all()
+    for wrong in (torch.tensor([True]), torch.tensor([1, 0])):
+        with pytest.raises(InputError, match="expected bool"):
+            bands.renewed(state, wrong)
+
+
+def test_bands_come_back_sooner_where_a_better_picture_takes_over():
+    bands = AdaptiveBands(POINTS)
+    _, state = stream(bands, noise(800, 40, scale=2.5))
+    late = {}
+    for told in (True, False):
+        begun = bands.renewed(state, torch.ones(40, dtype=torch.bool)) if told else state
+        errors = noise(60, 40, seed=2)
+        found, _ = stream(bands, errors, begun)
+        late[told] = abs(float((errors.abs() <= found[..., 0]).double().mean()) - 0.9)
+    assert late[True] < late[False]
+
+
 def test_subjects_do_not_touch_one_another_and_a_recorded_state_goes_on():
     bands = AdaptiveBands(POINTS)
     errors = noise(60, 3) * torch.tensor([0.5, 1.0, 3.0])

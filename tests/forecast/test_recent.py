@@ -155,6 +155,21 @@ def test_after_a_change_a_younger_picture_is_in_force_and_then_replaces_the_old_
     assert float(slow[0] / slow[1]) < 2.5
 
 
+def test_it_is_told_when_another_picture_is_in_force():
+    renewing, pictures, seen = Renewing(Averages(), QUICKLY), None, []
+    h = changed()
+    for t in range(160):
+        pictures = renewing.encode(h.until(SCHEMA, 1)) if pictures is None else renewing.update(pictures, *told(h, t))
+        seen.append((int(pictures.since), int(pictures.all.count[0]), int(pictures.chosen)))
+        assert int(pictures.since) + int(pictures.count) == t + 1
+    assert {since for since, _, _ in seen[:104]} == {0}
+    assert seen[-1][0] >= 100 - QUICKLY.steps
+    # Where a young picture replaces the old one it was in force before: nothing is new.
+    replaced = [t for t in range(1, 160) if seen[t][1] != seen[t - 1][1] + 1]
+    assert replaced
+    assert all(seen[t][0] == seen[t - 1][0] and seen[t][2] == 0 for t in replaced)
+
+
 def test_what_was_foreseen_is_compared_with_what_was_done_and_measured_since():
     h = history(torch.zeros(2, 50))
     h.values["level"][:, 1:] = (h.values["dose"] + h.values["meal"][:, 1:]).cumsum(1)

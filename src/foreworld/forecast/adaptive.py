@@ -29,13 +29,15 @@ class AdaptiveConfig(BaseModel):
 
     Attributes:
         rate: Of the logarithm of the multiplier, for each outcome.
+        keep: Share of that logarithm which stays where another picture of a subject takes over.
         least: Smallest multiplier; a quiet day must not make the next one's bands absurd.
         most: Greatest multiplier.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rate: float = Field(default=0.003, gt=0)
+    rate: float = Field(default=0.02, gt=0)
+    keep: float = Field(default=0.5, ge=0, le=1)
     least: float = Field(default=0.5, gt=0)
     most: float = Field(default=3.0, gt=0)
 
@@ -82,9 +84,9 @@ class AdaptiveBands:
     of the multiplier moves by `rate` times (missed - risk): adaptive conformal inference (Gibbs and Candes 2021) on the
     bound instead of its level, which is the quantile tracker of Angelopoulos, Candes and Tibshirani (2023, Conformal
     PID control). The share of outcomes outside the multiplier in force when they came tends to the risk for any
-    stream, as long as no bound is reached. A forecast for h steps ahead is scored h steps later and not before, by
-    the multiplier of that moment: judged by the older one, the tracker would go on widening for h steps after it had
-    widened enough.
+    stream, as long as no bound is reached and no other picture takes over (`renewed`). A forecast for h steps ahead is
+    scored h steps later and not before, by the multiplier of that moment: judged by the older one, the tracker would
+    go on widening for h steps after it had widened enough.
 
     Args:
         points: [H] steps ahead.
@@ -141,6 +143,31 @@ class AdaptiveBands:
         moved = state.multiplier.log() + self.config.rate * (missed.double() - self.risk)
         bounded = moved.clamp(math.log(self.config.least), math.log(self.config.most)).exp()
         return replace(state, multiplier=torch.where(known, bounded, state.multiplier))
+
+    def renewed(self, state: BandState, who: Tensor) -> BandState:
+        """Another picture of some subjects is in force from now on, as `Pictures.since` tells.
+
+        Their multipliers go back towards 1, for some of what was learned made up for the errors of the picture that
+        is gone. What that one foresaw is not scored any more: it says nothing about the bands of the one in force.
+
+        Args:
+            state: Of B subjects.
+            who: [B] bool.
+
+        Raises:
+            InputError: It is not one a subject, or no bool.
+        """
+        if who.shape != (len(state),) or who.dtype != torch.bool:
+            raise InputError(f"who is {who.dtype} of shape {tuple(who.shape)}; expected bool ({len(state)},)")
+        if not who.any():
+            return state
+        gone = who[None, :, None]
+        return replace(
+            state,
+            multiplier=torch.where(who[:, None], state.multiplier**self.config.keep, state.multiplier),
+            mean=state.mean.masked_fill(gone, torch.nan),
+            half=state.half.masked_fill(gone, torch.nan),
+        )
 
     def issue(self, state: BandState, forecast: Forecast, quantity: str) -> BandState:
         """Remember the forecast that was made now: of one plan for each subject, the one that is carried out.

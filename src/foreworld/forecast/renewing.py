@@ -85,6 +85,11 @@ class Pictures:
         """[B] moments behind the one in force: how long a subject is known as it is now."""
         return self.belief.count
 
+    @property
+    def since(self) -> Tensor:
+        """[B] step at which the history of the one in force begins: where it differs, it is another picture."""
+        return self.clock + 1 - self.count
+
     def select(self, index: Tensor) -> Self:
         """Those of some subjects."""
         rows = torch.as_tensor(index)
