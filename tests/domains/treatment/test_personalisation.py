@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from foreworld.domains.treatment.calibrate import CalibrateConfig
 from foreworld.domains.treatment.dosing import basal_step
 from foreworld.domains.treatment.forecasting import DAY, ForecastConfig, record_therapy
 from foreworld.domains.treatment.loop import Loop, insulin_agent, run_agent
@@ -13,14 +14,33 @@ from foreworld.domains.treatment.personalisation import protocol as protocol_mod
 from foreworld.domains.treatment.personalisation import step_change as step_module
 from foreworld.domains.treatment.personalisation.figure import pictures
 from foreworld.domains.treatment.personalisation.known import adapted_by_days, scores_by_days
-from foreworld.domains.treatment.personalisation.protocol import METRICS, above_population, protocol, ratios
-from foreworld.domains.treatment.personalisation.settings import ADAPTED, ARMS, QUICK, KnownConfig, StepConfig
+from foreworld.domains.treatment.personalisation.protocol import (
+    CONFIG,
+    METRICS,
+    _add,
+    _Job,
+    _Step,
+    above_population,
+    protocol,
+    ratios,
+)
+from foreworld.domains.treatment.personalisation.settings import (
+    ADAPTED,
+    ARMS,
+    QUICK,
+    KnownConfig,
+    RecoveredConfig,
+    StepConfig,
+    forecaster_of,
+)
 from foreworld.domains.treatment.personalisation.step_change import (
     WINDOWS,
+    StepScores,
     beliefs,
     changed,
     in_range_by_window,
     multipliers,
+    recovered,
     score_step,
     window_of,
 )
@@ -152,13 +172,21 @@ def test_a_multiplier_is_made_of_readings_before_its_forecast(record):
     bands = AdaptiveBands(GRID.points, config=AdaptiveConfig(rate=0.1))
     at = torch.arange(50, 200, 7).expand(len(NAMES), -1)
     mean = torch.full((len(NAMES), at.shape[1], len(GRID)), 140.0, dtype=torch.float64)
+    half, since = torch.full_like(mean, 20.0), torch.zeros_like(at)
     one, other = (
-        multipliers(bands, history, at, mean, torch.full_like(mean, 20.0))
+        multipliers(bands, history, at, mean, half, since)
         for history in (record.history, raised(record.history, 150, 400))
     )
     before = at[0] < 150
     torch.testing.assert_close(one[:, before], other[:, before], rtol=0, atol=0)
     assert (one[:, -1] != other[:, -1]).any()
+    # Where another picture takes over, the multiplier goes back towards 1 for whom it does.
+    since = torch.where(at >= 148, at.new_tensor([[90], [0]]), since)
+    renewed = multipliers(bands, record.history, at, mean, half, since)
+    place = at[0].tolist().index(148)
+    torch.testing.assert_close(renewed[:, :place], one[:, :place], rtol=0, atol=0)
+    torch.testing.assert_close(renewed[0, place], one[0, place] ** bands.config.keep)
+    torch.testing.assert_close(renewed[1], one[1], rtol=0, atol=0)
 
 
 def test_bands_that_follow_a_person_come_nearer_to_the_stated_coverage(record, forecaster):
@@ -167,6 +195,7 @@ def test_bands_that_follow_a_person_come_nearer_to_the_stated_coverage(record, f
     last = [np.abs(found.covered["60"][:, 1:].mean() - 0.9) for found in (fixed, follow)]
     assert last[1] < last[0]
     np.testing.assert_array_equal(fixed.squared["all"], follow.squared["all"])
+    assert {*fixed.covered} == {"60", "120", "all"}  # the grid of this model ends there
 
 
 def test_control_is_compared_by_patient_and_seed():
@@ -178,6 +207,58 @@ def test_control_is_compared_by_patient_and_seed():
     assert rows["all"].value == pytest.approx(3.5)
     assert (rows["all"].low, rows["all"].high, rows["all"].n) == (pytest.approx(2.0), pytest.approx(5.0), 2)
     assert rows["adult"].value == pytest.approx(5.0)
+
+
+def test_whoever_knows_a_day_is_a_baseline_of_its_own():
+    samples = Samples((0,), protocol().names)
+    for arm, shares in (("foreworld", (0.9, 0.8)), ("population", (0.8, 0.8)), ("population_day", (0.88, 0.8))):
+        samples.add(arm, "time_in_range", 0, NAMES, shares, [("adult",), ("child",)])
+    rows = {(row.arm, row.metric): row for row in above_population(samples, ARMS) if row.group == "all"}
+    assert rows["foreworld", "time_in_range_above_population"].value == pytest.approx(5.0)
+    assert rows["foreworld", "time_in_range_above_population_day"].value == pytest.approx(1.0)
+    assert rows["population_day", "time_in_range_above_population"].value == pytest.approx(4.0)
+    assert len(rows) == 3
+
+
+def test_whoever_remembers_a_day_is_held_to_the_margins_of_a_day_known(record, forecaster, tmp_path):
+    save(forecaster.model, tmp_path / "model", extra={"training": {}})
+    known = [
+        int(forecaster_of(arm, tmp_path / "model", CONFIG).model.encode(record.history).count[0])
+        for arm in ("population", "population_day", "foreworld_fixed")
+    ]
+    assert known == [CONFIG.memory + 1, DAY + 1, 3 * DAY + 1]
+    first, second = CalibrateConfig().stages[:2]
+    assert known[0] < first <= known[1] < second
+
+
+def test_those_who_failed_are_counted_as_not_scored(record, forecaster, tmp_path):
+    config, samples = KnownConfig(forecast=THERAPY, days=(0, 1)), Samples((0,), protocol().names)
+    lost = "adult#003"
+    job = _Job("known", "foreworld_fixed", 0, (*NAMES, lost), tmp_path, QUICK)
+    _add(samples, job, scores_by_days(forecaster, record, config))
+    in_range = np.ones((3, len(WINDOWS)))
+    _add(samples, job, _Step(NAMES, in_range, {"foreworld": score_step(forecaster, record.history, STEP)}))
+    rows = {(row.arm, row.metric): row for row in samples.rows() if row.group == "all"}
+    for arm, metric in (("foreworld_fixed", "scored_known"), ("foreworld", "scored_step")):
+        assert rows[arm, metric].value == pytest.approx(2 / 3)
+        assert samples.values(arm, metric)[0, lost] == 0.0
+    assert rows["foreworld_fixed", "rmse_60_after_1d"].n == 2
+    assert rows["foreworld_fixed", "time_in_range_before"].n == 3
+
+
+def test_who_has_recovered_meets_all_three_conditions():
+    start = {"covered": 0.92, "width": 50.0, "squared": 100.0}
+    after = {
+        "covered": [0.9, 0.79, 0.99, 0.9, 0.9],
+        "width": [60, 60, 60, 63, 60],
+        "squared": [220, 220, 220, 220, 230],
+    }
+    parts = {}
+    for name, value in start.items():
+        table = np.full((5, len(WINDOWS)), np.nan)
+        table[:, 0], table[:, WINDOWS.index("48_72h")] = value, after[name]
+        parts[name] = {"all": table}
+    np.testing.assert_array_equal(recovered(StepScores(**parts), RecoveredConfig()), [1, 0, 0, 0, 0])
 
 
 def made_rows():
@@ -204,7 +285,14 @@ def test_the_picture_is_drawn_from_whatever_rows_there_are():
     of = protocol()
     for rows in ((), tuple(made_rows())):
         evidence = Evidence(
-            protocol=of.name, version=2, hash=of.hash, seeds=(0,), machine="", cpu_seconds=0, rows=rows, names=of.names
+            protocol=of.name,
+            version=of.version,
+            hash=of.hash,
+            seeds=(0,),
+            machine="",
+            cpu_seconds=0,
+            rows=rows,
+            names=of.names,
         )
         (picture,) = pictures(evidence)
         assert picture.content[:4] == b"\x89PNG"
@@ -226,7 +314,7 @@ def test_the_protocol_gives_every_metric_of_every_part(tmp_path, monkeypatch):
     small = MODEL.model_copy(update={"width": 8, "hidden": 8, "members": 2, "latent": 2})
     save(untrained(small), tmp_path / "model", extra={"training": {}})
     known = KnownConfig(forecast=ForecastConfig(days=3, fit_days=2, stride=29), days=(0, 1))
-    tiny = QUICK.model_copy(update={"known": known, "step": StepConfig(before=4, window=1, burn_in=1)})
+    tiny = QUICK.model_copy(update={"known": known, "step": StepConfig(before=14, window=1, burn_in=1)})
     monkeypatch.setattr(protocol_module, "QUICK", tiny)
     for module in (protocol_module, step_module):
         monkeypatch.setattr(module, "run_agent", hasty)
@@ -239,7 +327,10 @@ def test_the_protocol_gives_every_metric_of_every_part(tmp_path, monkeypatch):
     assert {row.group for row in evidence.rows} >= {"all", "unseen"}
     # Gradient steps are scored beside what they were taken from, where the days suffice for them, and nowhere else.
     adapted = {row.metric for row in evidence.rows if row.arm == ADAPTED}
-    assert adapted == {f"{what}_after_1d" for what in ("rmse_60", "rmse_120", "coverage_90", "accepted")}
+    assert adapted == {
+        *(f"{what}_after_1d" for what in ("rmse_60", "rmse_120", "coverage_90", "accepted")),
+        "scored_known",
+    }
     # One log and one set of weights: before anything is renewed the two forecast alike, and the bands alone differ.
     errors = {arm: evidence.row(arm, "rmse_60_before").value for arm in ARMS}
     assert errors["foreworld"] == pytest.approx(errors["foreworld_fixed"], rel=1e-4)

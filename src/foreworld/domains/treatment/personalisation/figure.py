@@ -21,6 +21,7 @@ NAMES = {
     "foreworld": "renewed belief, adaptive bands",
     "foreworld_fixed": "belief kept, bands as calibrated",
     "population": "last six hours alone",
+    "population_day": "last day alone",
 }
 LABELS = ("48 h before", "0-24 h", "24-48 h", "48-72 h", "72-96 h")
 
@@ -104,7 +105,7 @@ def _arms(
 ) -> None:
     """One line an arm over the metrics in turn, which stand at 1, 2, ..."""
     for index, arm in enumerate(ARMS):
-        places = [1.0 + number + apart * (index - 1) for number in range(len(metrics))]
+        places = [1.0 + number + apart * (index - (len(ARMS) - 1) / 2) for number in range(len(metrics))]
         found = [rows.get((arm, metric)) for metric in metrics]
         _line(axes, places, found, scale, NAMES[arm], fs.ARM_COLOURS[index], fs.ARM_MARKERS[index], line)
 

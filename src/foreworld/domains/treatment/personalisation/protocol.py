@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from foreworld.domains.treatment.personalisation.step_change import (
     close_loop,
     history_of,
     in_range_by_window,
+    recovered,
     score_step,
 )
 from foreworld.domains.treatment.prepare import FULL
@@ -48,16 +49,22 @@ from foreworld.evidence.statistics import ratio_bootstrap
 FIXED, AFTER = "foreworld_fixed", WINDOWS[1:]
 LOOPED = ("foreworld", FIXED)  # of the step change; forecasts of every arm are scored on the log of the second
 CONFIG = PersonalisationConfig()
-NAME, VERSION = "treatment/personalisation", 2
-ABOVE = "time_in_range_above_population"
+NAME, VERSION = "treatment/personalisation", 3
+# The arms that control is compared with, and those that are compared with each.
+ABOVE = {
+    "population": ("foreworld", FIXED, "population_day"),
+    "population_day": ("foreworld", FIXED),
+}
 METRICS = (
     *(f"{what}_after_{days}d" for what in ("rmse_60", "rmse_120", "coverage_90") for days in CONFIG.known.days),
     *(f"accepted_after_{days}d" for days in CONFIG.known.days if days),
-    "time_in_range", "time_below_70", "time_below_54", "refusals", ABOVE,
+    "time_in_range", "time_below_70", "time_below_54", "refusals",
+    *(f"time_in_range_above_{known}" for known in ABOVE),
     *(f"time_in_range_day_{day}" for day in range(1, CONFIG.loop.days + 1)),
     *(f"{what}_{ahead}_{window}" for what in ("coverage_90", "width", "rmse") for ahead in AHEAD for window in WINDOWS),
     *(f"{what}_{ahead}_{window}" for what in ("width_ratio", "rmse_ratio") for ahead in AHEAD for window in AFTER),
     *(f"time_in_range_{window}" for window in WINDOWS),
+    "recovered_48_72h", "scored_known", "scored_step",
 )  # fmt: skip
 
 
@@ -184,10 +191,18 @@ def _add(samples: Samples, job: _Job, found: Found) -> None:
         _add_known(samples, job, found)
 
 
-def _add_known(samples: Samples, job: _Job, found: dict[int, ForecastScores] | dict[int, AdaptedScores]) -> None:
-    for days, part in found.items():
+def _add_scored(samples: Samples, job: _Job, arm: str, metric: str, scored: Sequence[str]) -> None:
+    """1 for each patient asked for whose forecasts are scored, 0 for those who failed: their record has no end."""
+    shares = [float(name in scored) for name in job.subjects]
+    samples.add(arm, metric, job.seed, job.subjects, shares, groups_of(job.subjects))
+
+
+def _add_known(samples: Samples, job: _Job, found: Mapping[int, ForecastScores | AdaptedScores]) -> None:
+    for number, (days, part) in enumerate(found.items()):
         scores = part.scores if isinstance(part, AdaptedScores) else part
         groups = groups_of(scores.subjects)
+        if not number:  # who is scored does not depend on the days
+            _add_scored(samples, job, job.arm, "scored_known", scores.subjects)
         if isinstance(part, AdaptedScores):
             samples.add(job.arm, f"accepted_after_{days}d", job.seed, scores.subjects, part.accepted, groups)
         for minutes in (60, 120):
@@ -222,7 +237,10 @@ def _add_step(samples: Samples, job: _Job, found: _Step) -> None:
             )  # fmt: skip
     groups = groups_of(found.subjects)
     for arm, scores in found.scores.items():
-        for ahead in AHEAD:
+        _add_scored(samples, job, arm, "scored_step", found.subjects)
+        back = recovered(scores, job.config.step.recovered)
+        samples.add(arm, "recovered_48_72h", job.seed, found.subjects, back, groups)
+        for ahead in scores.covered:
             for number, window in enumerate(WINDOWS):
                 of, end = found.subjects, f"{ahead}_{window}"
                 samples.add(arm, f"coverage_90_{end}", job.seed, of, scores.covered[ahead][:, number], groups)
@@ -233,27 +251,27 @@ def _add_step(samples: Samples, job: _Job, found: _Step) -> None:
 
 
 def above_population(samples: Samples, arms: Sequence[str]) -> list[Row]:
-    """Percentage points of time in range after `learnt` days above the arm that never learns the person."""
+    """Percentage points of time in range after `learnt` days above the arms that never learn the person."""
     rows = []
-    for arm in arms:
-        if arm == "population" or "population" not in arms:
+    for known, arm in ((known, arm) for known, those in ABOVE.items() for arm in those):
+        if arm not in arms or known not in arms:
             continue
         for group in GROUPS:
             if not samples.subjects(arm, group):
                 continue
-            found = samples.difference(arm, "population", "time_in_range", group)
+            found = samples.difference(arm, known, "time_in_range", group)
             rows.append(
                 Row(
                     arm=arm,
                     group=group,
-                    metric=ABOVE,
+                    metric=f"time_in_range_above_{known}",
                     value=100.0 * found.value,
                     low=100.0 * found.low,
                     high=100.0 * found.high,
                     n=len(samples.subjects(arm, group)),
                     unit="points",
                     by_seed=tuple(
-                        100.0 * one for one in samples.differences_by_seed(arm, "population", "time_in_range", group)
+                        100.0 * one for one in samples.differences_by_seed(arm, known, "time_in_range", group)
                     ),
                 )
             )

@@ -18,9 +18,10 @@ from foreworld.forecast.recent import Forgetful
 from foreworld.forecast.renewing import RenewConfig, Renewing
 from foreworld.model.world_model import WorldModel
 
-ARMS = ("foreworld", "foreworld_fixed", "population")
+ARMS = ("foreworld", "foreworld_fixed", "population", "population_day")
 ADAPTED = "adapted"  # of the error by days of history alone: in the loop it would have to be fitted anew every day
 MEMORY = 72  # steps: six hours, which hold most of the insulin that still acts and little of the person
+MEMORY_DAY = 288  # steps: a day, after which bands and guardrails are those of somebody known for a day
 
 
 class KnownConfig(BaseModel):
@@ -40,6 +41,24 @@ class KnownConfig(BaseModel):
     block: int = Field(default=72, ge=1)
 
 
+class RecoveredConfig(BaseModel):
+    """What one person's day must meet for them to count as recovered: who has not changed meets it 95 times in 100.
+
+    One person's 24 hours vary more than the mean of many, so the limits are wider than those for the mean.
+
+    Attributes:
+        coverage: Least and greatest share of readings inside the band, over all of the grid.
+        width: Greatest width of the band, as a ratio to that before the change.
+        rmse: Greatest root mean square error, likewise.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    coverage: tuple[float, float] = (0.8, 0.98)
+    width: float = Field(default=1.25, gt=0)
+    rmse: float = Field(default=1.5, gt=0)
+
+
 class StepConfig(BaseModel):
     """A step change of insulin sensitivity.
 
@@ -49,6 +68,7 @@ class StepConfig(BaseModel):
         window: Hours of each window after it; the one before it lasts twice as long.
         burn_in: Hours from the start at which forecasts begin.
         stride: Steps between two forecasts.
+        recovered: Who has recovered.
         scenario: Meals, errors, sensor; days are set from the above.
     """
 
@@ -59,6 +79,7 @@ class StepConfig(BaseModel):
     window: int = Field(default=24, ge=1)
     burn_in: int = Field(default=24, ge=1)
     stride: int = Field(default=2, ge=1)
+    recovered: RecoveredConfig = RecoveredConfig()
     scenario: ScenarioConfig = ScenarioConfig()
 
 
@@ -71,6 +92,7 @@ class PersonalisationConfig(BaseModel):
         learnt: Days of the loop after which control is compared.
         step: The change of sensitivity.
         memory: Steps that the arm `population` remembers.
+        memory_day: Steps that the arm `population_day` remembers.
         renew: Of the arm `foreworld`: when a younger picture of a person takes over.
         bands: Of the arm `foreworld`: how its bands follow a person.
         adapt: Of the arm `adapted`: gradient steps on the days that are known.
@@ -83,6 +105,7 @@ class PersonalisationConfig(BaseModel):
     learnt: int = 7
     step: StepConfig = StepConfig()
     memory: int = MEMORY
+    memory_day: int = MEMORY_DAY
     renew: RenewConfig = RenewConfig()
     bands: AdaptiveConfig = AdaptiveConfig()
     adapt: AdaptConfig = AdaptConfig()
@@ -92,7 +115,7 @@ QUICK = PersonalisationConfig(
     known=KnownConfig(forecast=ForecastConfig(days=3, fit_days=2, stride=29), days=(0, 1)),
     loop=LoopConfig(days=1, burn_in=0),
     learnt=0,
-    step=StepConfig(before=14, window=3, burn_in=2),
+    step=StepConfig(before=20, window=3, burn_in=2),
     adapt=AdaptConfig(warmup=36, least=72, held_out=144, steps=3),
 )
 
@@ -105,11 +128,10 @@ def world_model(forecaster: Forecaster) -> WorldModel:
 
 
 def forecaster_of(arm: str, folder: Path, config: PersonalisationConfig) -> Forecaster:
-    """The forecaster of an arm: one set of weights, one calibration, three ways of knowing a person."""
+    """The forecaster of an arm: one set of weights, one calibration, four ways of knowing a person."""
     whole = load_forecaster(folder)
     if arm == "foreworld_fixed":
         return whole
-    model = world_model(whole)
-    return Forecaster(
-        Forgetful(model, config.memory) if arm == "population" else Renewing(model, config.renew), whole.calibration
-    )
+    model, memories = world_model(whole), {"population": config.memory, "population_day": config.memory_day}
+    known = Forgetful(model, memories[arm]) if arm in memories else Renewing(model, config.renew)
+    return Forecaster(known, whole.calibration)

@@ -15,6 +15,7 @@ from foreworld.domains.treatment.forecasting import Prediction
 from foreworld.domains.treatment.loop import Loop, insulin_agent, run_agent
 from foreworld.domains.treatment.personalisation.settings import (
     PersonalisationConfig,
+    RecoveredConfig,
     StepConfig,
     forecaster_of,
     world_model,
@@ -32,7 +33,8 @@ from foreworld.model.belief import Belief, History
 from foreworld.model.loss import beliefs_at
 
 WINDOWS = ("before", "0_24h", "24_48h", "48_72h", "72_96h")
-AHEAD = {"60": (60,), "all": ()}  # minutes ahead; all of the grid
+# Minutes ahead; "all" is the whole grid, two thirds of whose points lie within the first two hours.
+AHEAD = {"60": (60,), "120": (120,), "420": (420,), "720": (720,), "all": ()}
 HOUR = 60 // STEP_MINUTES
 
 
@@ -71,7 +73,7 @@ class StepScores:
     """Scores of one arm's forecasts around the change, by when the reading came.
 
     Attributes:
-        covered: By horizon of `AHEAD` [B, W] share of readings inside the band.
+        covered: By those horizons of `AHEAD` that the grid has, [B, W] share of readings inside the band.
         width: [B, W] mean width of the band, mg/dL.
         squared: [B, W] mean squared error, (mg/dL)^2.
     """
@@ -101,11 +103,13 @@ def score_step(
     plain = forecaster
     if isinstance(forecaster.model, Around):
         plain = Forecaster(forecaster.model.model, forecaster.calibration)
-    forecast = forecast_from(plain, beliefs(forecaster, history, at), history, at)
+    known = beliefs(forecaster, history, at)
+    forecast = forecast_from(plain, known, history, at)
     half = torch.maximum(forecast.upper - forecast.mean, forecast.mean - forecast.lower)
     if bands is not None:
         adaptive = AdaptiveBands(grid.points, forecaster.calibration.coverage, bands)
-        half = half * multipliers(adaptive, history, at, forecast.mean, half)
+        since = at + 1 - known.count.reshape(at.shape)
+        half = half * multipliers(adaptive, history, at, forecast.mean, half, since)
     # Not cut off at the bounds of the sensor, where a band that is too narrow would look as wide as one that is not.
     forecast = Prediction(forecast.mean, forecast.mean - half, forecast.mean + half)
     return _by_window(forecast, future_readings(history, at, grid), at[0], torch.tensor(grid.points), config)
@@ -119,16 +123,29 @@ def beliefs(forecaster: Forecaster, history: History, at: Tensor) -> Belief:
     return beliefs_at(world_model(forecaster).encode_all(history), at)
 
 
-def multipliers(bands: AdaptiveBands, history: History, at: Tensor, mean: Tensor, half: Tensor) -> Tensor:
-    """[B, N, H] multipliers in force when the forecasts [B, N, H] were made, each from earlier readings alone."""
+def multipliers(
+    bands: AdaptiveBands, history: History, at: Tensor, mean: Tensor, half: Tensor, since: Tensor
+) -> Tensor:
+    """[B, N, H] multipliers in force when forecasts were made, each from earlier readings alone.
+
+    Args:
+        bands: How they follow a person.
+        history: The log.
+        at: [B, N] moments of the forecasts, the same for every subject.
+        mean: [B, N, H] mg/dL.
+        half: [B, N, H] calibrated half-widths, mg/dL.
+        since: [B, N] where the history of the picture in force begins; another one tells another picture.
+    """
     readings, places = history.values["cgm"].double(), {t: i for i, t in enumerate(at[0].tolist())}
     first, last = int(at[0, 0]), int(at[0, -1])
     state, found = bands.start(len(history)), torch.ones_like(mean)
     for t in range(first, last + 1):
         state = bands.observe(state, readings[:, t]) if t > first else state
-        if t in places:
-            found[:, places[t]] = state.multiplier
-            state = bands.remember(state, mean[:, places[t]], half[:, places[t]])
+        if (place := places.get(t)) is not None:
+            if place:
+                state = bands.renewed(state, since[:, place] != since[:, place - 1])
+            found[:, place] = state.multiplier
+            state = bands.remember(state, mean[:, place], half[:, place])
     return found
 
 
@@ -150,6 +167,8 @@ def _by_window(forecast: Prediction, truth: Tensor, at: Tensor, points: Tensor, 
         wanted = torch.ones_like(points, dtype=torch.bool)
         if minutes:
             wanted = torch.isin(points, torch.tensor(minutes) // STEP_MINUTES)
+            if not wanted.any():
+                continue
         for values, table in ((inside, found.covered), (wide, found.width), (squared, found.squared)):
             columns = []
             for number in range(len(WINDOWS)):
@@ -157,6 +176,17 @@ def _by_window(forecast: Prediction, truth: Tensor, at: Tensor, points: Tensor, 
                 columns.append((values * chosen).sum((1, 2)) / chosen.sum((1, 2)))
             table[name] = torch.stack(columns, dim=1).numpy()
     return found
+
+
+def recovered(scores: StepScores, config: RecoveredConfig) -> np.ndarray:
+    """[B] 1 for those who meet all three conditions themselves from 48 to 72 hours after the change, else 0."""
+    before, after = WINDOWS.index("before"), WINDOWS.index("48_72h")
+    covered, width, squared = (part["all"] for part in (scores.covered, scores.width, scores.squared))
+    low, high = config.coverage
+    inside = (covered[:, after] >= low) & (covered[:, after] <= high)
+    narrow = width[:, after] <= config.width * width[:, before]
+    close = squared[:, after] <= config.rmse**2 * squared[:, before]
+    return (inside & narrow & close).astype(np.float64)
 
 
 def in_range_by_window(bg: np.ndarray, config: StepConfig) -> np.ndarray:
