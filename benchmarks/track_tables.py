@@ -32,6 +32,7 @@ MORE = (
     "refusals_unfaulted",
     "interventions_per_day",
 )
+DIGITS = {"ms": 2, "ratio": 2, "1/step": 4, "AIC per forecast": 2}
 HEADS = {
     "time_in_range": "70-180", "time_below_70": "< 70", "time_below_54": "< 54", "time_above_180": "> 180",
     "time_above_250": "> 250", "time_in_tight_range": "70-140", "failures": "failures", "refusals": "refused",
@@ -138,7 +139,7 @@ def cell(row: Row | None, short: bool = False) -> str:
     if row is None:
         return ""
     scale = 100.0 if row.unit == "share" else 1.0
-    digits = 2 if row.unit == "ms" or 0.0 < abs(scale * row.value) < 0.1 else 1
+    digits = DIGITS.get(row.unit, 2 if 0.0 < abs(scale * row.value) < 0.1 else 1)
     value = f"{scale * row.value:.{digits}f}"
     if short or row.low is None or row.high is None:
         return value
