@@ -1,9 +1,9 @@
-"""The tables of guardrails, sabotage, personalisation, error growth, sepsis and tumour growth as a page.
+"""The tables of guardrails, sabotage, personalisation, error growth and sepsis as a page.
 
     python benchmarks/evidence_tables.py [--results benchmarks/results] [--out docs/figures.md]
 
 They come from the evidence that `foreworld evaluate ... --json` wrote; no figure of that page is typed by hand. The
-closed-loop tracks have a page of their own (`track_tables.py`).
+closed-loop tracks have a page of their own (`track_tables.py`), and tumour growth is on its page (`docs/tumour.md`).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ HEAD = """\
 # Figures of the other protocols
 
 Written by `python benchmarks/evidence_tables.py` from `benchmarks/results`; no figure here was typed. Shares are in %;
-in brackets 95 % intervals, resampling patients, each with all its seeds. The closed-loop tracks are on [a page of their
-own](tracks.md); what was tried on the way, and what qualifies these figures: [evidence](evidence.md). Research
-software, not a medical device.
+in brackets 95 % intervals, resampling patients, each with all its seeds. The closed-loop tracks have a page of their
+own; what was tried on the way, and what qualifies these figures: [evidence](evidence.md). Research software, not a
+medical device.
 """
 
 
@@ -35,10 +35,10 @@ class Table:
 
     Attributes:
         title: Above it.
-        rows: Pattern of what names a row.
         by: Whether rows are `arm`, `group` or `metric`.
         columns: Metrics; of rows by metric, what `{}` in `rows` stands for.
-        group: Whose figures, where rows are arms or metrics; a pattern where rows are groups.
+        rows: Which; all that there are if empty.
+        group: Whose figures, where rows are arms or metrics.
         arm: Whose figures, where rows are groups or metrics.
     """
 

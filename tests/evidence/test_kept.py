@@ -3,6 +3,7 @@
 import json
 import shutil
 from importlib.metadata import PackageNotFoundError
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from foreworld.evidence import kept as module
 from foreworld.evidence import sampled
 from foreworld.evidence.kept import Kept, folder_digest
 from foreworld.evidence.protocol import Request, Samples
+from foreworld.evidence.sampled import run_sampled
 
 
 def samples(seed=0, value=0.25):
@@ -118,6 +120,29 @@ def test_an_interrupted_track_goes_on_where_it_was(tmp_path, monkeypatch):
     assert type(mixed).from_json(mixed.to_json(), protocol.names).notes == mixed.notes
     with pytest.raises(InputError, match="trusted arm 'nobody'"):
         evaluate("bb", trusted=("nobody",))
+
+
+def test_rows_do_not_depend_on_which_runs_were_kept(tmp_path):
+    jobs = [SimpleNamespace(arm="bb", seed=0, who=f"p{i}", value=(0.1, 0.9, 0.4)[i]) for i in (2, 0, 1)]
+
+    def add(into, job, value):
+        into.add(job.arm, "time_in_range", job.seed, [job.who], [value])
+
+    def rows():
+        made, ran, kept = Samples((0,)), [], Kept(tmp_path)
+        for job, _ in run_sampled(
+            lambda job: job.value, jobs, add, made, identity=lambda job: {"who": job.who}, kept=kept, workers=1
+        ):
+            ran.append(job.who)
+        return made.parts(), ran
+
+    whole, ran = rows()
+    assert ran == ["p2", "p0", "p1"]
+    kept = Kept(tmp_path)
+    kept._path("bb", {"who": "p2"}).unlink()
+    again, ran = rows()
+    # Intervals draw subjects by their order: that of the jobs, and not of who was kept.
+    assert ran == ["p2"] and again == whole
 
 
 @pytest.mark.parametrize("package", ["torch", "numpy", "numba", "scipy", "simglucose"])

@@ -43,7 +43,10 @@ def run_sampled(
     workers: int | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Iterator[tuple[Job, Result]]:
-    """Jobs and what they gave, in order, each after its samples were added; of those kept, the samples alone.
+    """Jobs that ran and what they gave, in order, each after its samples were added; of those kept, the samples alone.
+
+    Samples are added in the order of the jobs, whichever of them were kept: intervals draw subjects by their order, and
+    are the same to the last digit however often an evaluation was interrupted.
 
     Args:
         work: As in `run_all`.
@@ -64,11 +67,18 @@ def run_sampled(
     def samples_of(job: Job) -> Samples:
         return into if isinstance(into, Samples) else into(job)
 
-    left = [job for job in jobs if kept is None or not kept.load(job.arm, identity(job), samples_of(job))]
-    if report is not None and len(left) < len(jobs):
-        report(f"{len(jobs) - len(left)} of {len(jobs)} runs were kept")
-    for job, result in zip(left, run_all(work, left, workers), strict=True):
-        part = Samples((job.seed,), samples_of(job).names)
+    parts = [Samples((job.seed,), samples_of(job).names) for job in jobs]
+    there = [
+        kept is not None and kept.load(job.arm, identity(job), part) for job, part in zip(jobs, parts, strict=True)
+    ]
+    if report is not None and any(there):
+        report(f"{sum(there)} of {len(jobs)} runs were kept")
+    results = iter(run_all(work, [job for job, found in zip(jobs, there, strict=True) if not found], workers))
+    for job, part, found in zip(jobs, parts, there, strict=True):
+        if found:
+            samples_of(job).extend(part.parts())
+            continue
+        result = next(results)
         add(part, job, result)
         if kept is not None:
             kept.save(job.arm, identity(job), part)
