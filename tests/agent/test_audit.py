@@ -104,7 +104,7 @@ def same_bits(a, b):
     return type(a) is type(b) and a == b
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(json_values)
 def test_every_value_comes_back_bit_for_bit(value):
     text = encode(value)
@@ -113,7 +113,7 @@ def test_every_value_comes_back_bit_for_bit(value):
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(0, 2**64 - 1))
 def test_every_float64_comes_back_bit_for_bit(bits):
     (value,) = struct.unpack(">d", struct.pack(">Q", bits))
@@ -223,7 +223,7 @@ def sealed(tmp_path_factory):
     return copy, (place / "log.jsonl").read_bytes(), heads
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_flipped_byte_is_noticed_without_the_head(sealed, data):
     copy, content, _ = sealed
@@ -235,7 +235,7 @@ def test_any_flipped_byte_is_noticed_without_the_head(sealed, data):
         verify(copy)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_flipped_byte_is_never_taken_for_a_crash(sealed, data):
     copy, content, _ = sealed

@@ -124,13 +124,13 @@ def any_measured(draw):
     )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(any_measured())
 def test_no_insulin_passes_in_every_state(measured):
     assert CHECKER.check(measured, {"insulin": 0.0}).accepted
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(any_measured(), numbers)
 def test_never_accepts_what_is_not_a_finite_dose_between_zero_and_the_channel_bound(measured, dose):
     verdict = CHECKER.check(measured, {"insulin": dose})
@@ -263,7 +263,7 @@ def test_second_bolus_within_three_minutes_is_refused():
 
 
 @given(doses=st.lists(st.floats(0.0, 25.0), min_size=1, max_size=40), dose=st.floats(0.0, 25.0))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_in_steps_of_five_minutes_the_bolus_interval_refuses_nothing(doses, dose):
     """It guards callers that ask more often; the pages do not count it among what binds a loop."""
     assert "bolus_interval" not in broken_by(calm(insulin=doses), dose)

@@ -15,7 +15,7 @@ from foreworld.errors import ForeworldError, FormatError, InputError, SchemaErro
 
 from .helpers import SCHEMA, assert_same, make_episode
 
-FEW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture
@@ -256,7 +256,7 @@ def test_statistics_are_stored_and_the_episodes_stay(store):
         store.set_statistics({"unknown": fitted["glucose"]})
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(n=st.integers(5, 40), seed=st.integers(0, 2**31), share=st.floats(0.3, 0.7))
 def test_division_is_disjoint_complete_and_repeatable(n, seed, share):
     from foreworld.episodes.splits import divide_subjects

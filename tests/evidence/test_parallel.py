@@ -143,6 +143,26 @@ def test_an_error_of_a_job_is_raised_as_it_was_there(ray):
         list(run_all(refuse, [7, 8]))
 
 
+def note(job):
+    folder, number = job
+    (Path(folder) / str(number)).touch()
+    if number == 0:
+        raise InputError("the first")
+
+
+def test_errors_end_no_process_and_the_jobs_that_wait_do_not_begin(ray, tmp_path):
+    for turn in range(10):
+        folder = tmp_path / str(turn)
+        folder.mkdir()
+        with pytest.raises(InputError, match="the first"):
+            list(run_all(note, [(str(folder), number) for number in range(40)]))
+    assert all(len(list(folder.iterdir())) < 40 for folder in tmp_path.iterdir())
+
+
+def test_results_are_in_order_where_there_are_more_jobs_than_cores(ray):
+    assert [found[0] for found in run_all(square, range(25))] == [number**2 for number in range(25)]
+
+
 def test_a_machine_of_the_cluster_with_other_source_is_refused(ray, monkeypatch):
     monkeypatch.setattr(ray_module, "source_digest", lambda: "f" * 64)
     with pytest.raises(ForeworldError, match="source changed while it ran"):

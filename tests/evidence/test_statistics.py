@@ -21,20 +21,20 @@ from foreworld.evidence.statistics import (
 
 
 @given(a=st.floats(0.1, 3000.0), b=st.floats(0.1, 3000.0), x=st.floats(0.0, 1.0))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_incomplete_beta_is_scipys(a, b, x):
     assert incomplete_beta(a, b, x) == pytest.approx(stats.beta.cdf(x, a, b), abs=1e-9)
 
 
 @given(share=st.floats(0.001, 0.999), freedom=st.floats(1.0, 500.0))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_quantiles_are_scipys(share, freedom):
     assert normal_quantile(share) == pytest.approx(stats.norm.ppf(share), abs=1e-9)
     assert student_quantile(share, freedom) == pytest.approx(stats.t.ppf(share, freedom), abs=1e-6, rel=1e-6)
 
 
 @given(trials=st.integers(1, 3000), share=st.floats(0.0, 1.0), level=st.sampled_from([0.8, 0.95, 0.99]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_intervals_of_a_share_are_scipys(trials, share, level):
     successes = round(share * trials)
     for ours, name in ((wilson, "wilson"), (clopper_pearson, "exact")):

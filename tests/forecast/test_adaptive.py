@@ -30,7 +30,7 @@ def noise(steps, subjects=1, scale=1.0, seed=0):
     return scale / 1.6449 * torch.randn(steps, subjects, generator=generator, dtype=torch.float64)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.floats(0.2, 5.0), st.floats(0.002, 0.05))
 def test_misses_tend_to_the_stated_risk_for_any_stream(seed, scale, rate):
     bands = AdaptiveBands(POINTS, 0.9, AdaptiveConfig(rate=rate, least=1e-3, most=1e3))

@@ -98,7 +98,7 @@ def test_a_save_that_is_killed_between_its_renames_leaves_one_of_the_two(copy, m
     assert [path.name for path in copy.parent.iterdir()] == ["model"]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), name=st.sampled_from(["model.safetensors", "config.json"]))
 def test_any_altered_byte_is_refused(copy, data, name):
     path = copy / name
@@ -122,7 +122,7 @@ def test_any_altered_byte_is_refused(copy, data, name):
         path.write_bytes(original)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0, 1, exclude_max=True), name=st.sampled_from(["model.safetensors", "config.json"]))
 def test_any_truncation_is_refused(copy, share, name):
     path = copy / name
@@ -204,7 +204,7 @@ def test_extra_that_is_not_json_is_refused_and_nothing_is_written(tmp_path, extr
     assert not list(tmp_path.iterdir())
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     extra=st.dictionaries(
         st.text(max_size=5),

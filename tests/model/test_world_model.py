@@ -108,7 +108,7 @@ def test_a_horizon_does_not_depend_on_later_actions():
             assert (found[..., h + 1, 0] - base[..., h + 1, 0]).abs().max() > 1e-4, "actions have no effect at all"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), scale=st.floats(0.1, 8.0), dose=st.floats(0.0, 25.0), interval=st.integers(0, 99))
 def test_more_of_an_action_that_lowers_never_raises_the_prediction(seed, scale, dose, interval):
     model = make_model(seed, scale=scale)
@@ -203,7 +203,7 @@ def test_read_stays_within_the_channel_bounds():
     assert read["pulse"].min() < 0, "a channel without bounds must not be clamped"
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(value=st.floats(20, 600), dose=st.floats(0, 25), kilograms=st.floats(1, 300))
 def test_units_round_trip(value, dose, kilograms):
     model = make_model()

@@ -45,7 +45,7 @@ def test_every_planner_conforms(name):
 value = st.floats(-20, 20, width=32)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(
     name=st.sampled_from(["cem", "icem", "mppi", "exhaustive"]),
     start=st.tuples(value, value),

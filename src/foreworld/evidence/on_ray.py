@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from foreworld.evidence.heap import keep_heap
 from foreworld.evidence.parallel import cores, cpu_seconds, elsewhere
 from foreworld.evidence.source import require_source, source_digest
 
+AHEAD = 2  # jobs handed over per core of the cluster, so that none waits for the next one
 KEPT = ("FOREWORLD_RUNS",)  # environment variables that say where a job finds its files
 START = "start one with: RAY_USAGE_STATS_ENABLED=0 ray start --head --include-dashboard=false"
 
@@ -39,22 +41,28 @@ class RayCluster:
         self._ray, self.cpu_seconds = ray, 0.0
 
     def run(self, work: Callable[[Any], Any], jobs: Sequence[Any]) -> Iterator[Any]:
-        """Results in the order of the jobs, each on one core; an error of a job is raised as it was there."""
+        """Results in the order of the jobs, each on one core; an error of a job is raised as it was there.
+
+        Jobs that run when one fails run to their end, unheeded; most others are never handed over. Ray could cancel
+        both, but ends this process without a word where a job completes while it is cancelled
+        (https://github.com/ray-project/ray/issues/54846).
+        """
         ray, place = self._ray, str(Path.cwd())
         task = ray.remote(num_cpus=1, max_retries=0, runtime_env={"env_vars": _environment()})(_one)
-        waiting = [task.remote(work, job, place, __version__, source_digest()) for job in jobs]
-        try:
-            while waiting:
-                try:
-                    result, spent = ray.get(waiting[0])
-                except ray.exceptions.RayTaskError as error:
-                    raise error.cause from error
-                self.cpu_seconds += spent
-                del waiting[0]
-                yield result
-        finally:
-            for left in waiting:
-                ray.cancel(left)
+        left, order, unfinished = deque(jobs), deque[Any](), list[Any]()
+        while left or order:
+            while left and len(unfinished) < AHEAD * ray.cluster_resources().get("CPU", 1):
+                order.append(task.remote(work, left.popleft(), place, __version__, source_digest()))
+                unfinished.append(order[-1])
+            if order[0] in unfinished:
+                _, unfinished = ray.wait(unfinished, num_returns=1)
+                continue
+            try:
+                result, spent = ray.get(order.popleft())
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from error
+            self.cpu_seconds += spent
+            yield result
 
 
 @contextmanager

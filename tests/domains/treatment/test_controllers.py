@@ -76,7 +76,7 @@ def history(cgm, insulin=None, announced=None, patients=None):
     readings=st.lists(st.one_of(st.floats(39.0, 600.0), st.just(float("nan"))), min_size=1, max_size=12),
     entries=st.lists(st.sampled_from([0.0, 0.0, 40.0, 500.0]), min_size=12, max_size=12),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_dose_is_finite_and_within_the_cap(patients, readings, entries):
     for controller in controllers(patients):
         dose = ask(controller, patients, readings, entries[: len(readings)])
@@ -340,7 +340,7 @@ def test_the_checker_lets_the_fallback_act():
     jumps=st.lists(st.sampled_from([0.0, 3.0, -3.0, 30.0, -30.0, float("nan")]), min_size=24, max_size=24),
     entry=st.sampled_from([0.0, 60.0, 300.0]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_no_trace_makes_the_fallback_ask_for_what_the_checker_refuses(patients, start, slope, jumps, entry):
     cgm = np.clip(start + slope * np.arange(24) + np.array(jumps), 39.0, 600.0)
     past = history(cgm, announced=[0.0] * 23 + [entry], patients=patients)

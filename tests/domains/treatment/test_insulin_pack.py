@@ -68,7 +68,7 @@ def test_the_stricter_side_of_a_limit_never_raises_the_greatest_allowed_dose(nam
         assert limits is not None and rises(limits) == 0
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.dictionaries(st.sampled_from(sorted(KINDS)), st.floats(0.02, 0.9), min_size=2, max_size=8))
 def test_limits_stricter_together_never_raise_the_greatest_allowed_dose(moves):
     factors = {Stricter.lower: lambda x: 1 - x, Stricter.higher: lambda x: 1 + x, Stricter.neither: lambda x: 1.0}

@@ -127,7 +127,7 @@ PLACES = st.sampled_from(
 
 
 @given(place=PLACES, junk=JUNK)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_junk_anywhere_is_read_or_named_and_never_crashes(tmp_path_factory, place, junk):
     content = copy.deepcopy(GOOD)
     if place:

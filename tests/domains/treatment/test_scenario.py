@@ -37,7 +37,7 @@ def arrays(scenario):
     meals=st.sampled_from(["stock", "weight_scaled", "g2p2c"]),
     step_minutes=st.sampled_from([1, 3, 5, 15]),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_meal_is_announced_at_the_first_decision_at_or_after_the_bite(seed, meals, step_minutes):
     _, scenario = draw(days=2, seed=seed, meals=meals, step_minutes=step_minutes, carb_error_sd=0.0)
     expected = np.zeros_like(scenario.announced)
@@ -52,7 +52,7 @@ def test_a_meal_is_announced_at_the_first_decision_at_or_after_the_bite(seed, me
 
 
 @given(seed=st.integers(0, 1000))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_a_subject_does_not_depend_on_its_batch(seed):
     _, together = draw(seed=seed, **EVERYTHING)
     _, alone = draw(seed=seed, names=("child#007",), **EVERYTHING)

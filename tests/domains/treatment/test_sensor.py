@@ -71,7 +71,7 @@ def test_spline_map_is_the_not_a_knot_spline():
 
 
 @given(samples=st.integers(1, 200), seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_noise_of_a_subject_depends_on_its_seed_alone(samples, seed):
     alone = cgm_noise([seed], samples)
     np.testing.assert_array_equal(alone[0], cgm_noise([3, seed], samples)[1])

@@ -143,7 +143,7 @@ SMALL = Schema(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     rows=st.lists(st.tuples(st.none() | st.floats(-50, 50), st.floats(-1e6, 1e6)), min_size=2, max_size=30),
     steps=st.lists(st.floats(0.01, 100), min_size=30, max_size=30),

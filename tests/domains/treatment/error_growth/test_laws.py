@@ -39,7 +39,7 @@ def moves_of(correct):
     ).sum(-1)  # fmt: skip
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.floats(0.002, 0.05), st.integers(0, 1000))
 def test_compounding_errors_give_back_their_rate(e, seed):
     correct = chains(e, 0.0, 20_000, seed)
@@ -47,7 +47,7 @@ def test_compounding_errors_give_back_their_rate(e, seed):
     assert law.e == pytest.approx(e, rel=0.05)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.floats(0.01, 0.08), st.floats(0.01, 0.08), st.integers(0, 1000))
 def test_a_chain_gives_back_both_rates(a, b, seed):
     correct = chains(a, b, 20_000, seed)
