@@ -8,6 +8,7 @@ No figure of that page is typed by hand.
 from __future__ import annotations
 
 import argparse
+import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from foreworld.domains.treatment.tracks import TRACKS, Track
 from foreworld.errors import InputError
 from foreworld.evidence.protocol import Evidence, Row
 
+KEPT = re.compile(r"(?P<arm>\w+): runs kept from foreworld source (?P<source>\w+), not \w+")
 RESULTS = Path(__file__).parent / "results"
 MAIN = ("time_in_range", "time_below_70", "time_below_54", "time_above_180", "failures", "refusals")
 MORE = (
@@ -55,15 +57,55 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--out", type=Path, default=Path("docs/tracks.md"))
     options = parser.parse_args()
-    parts = [HEAD]
+    there: dict[tuple[str, str], Evidence] = {}
     for track in TRACKS:
         for kind in ("", "-ceilings"):
             path = options.results / f"treatment-{track.name}{kind}.json"
             if path.is_file():
-                evidence = Evidence.load(path, PROTOCOLS[f"treatment/{track.name}"].names)
-                parts.append("\n".join(section(track, evidence, bool(kind))))
+                there[track.name, kind] = Evidence.load(path, PROTOCOLS[f"treatment/{track.name}"].names)
+    parts = [HEAD, "\n".join(summary({name: evidence for (name, kind), evidence in there.items() if not kind}))]
+    for track in TRACKS:
+        for kind in ("", "-ceilings"):
+            if (track.name, kind) in there:
+                parts.append("\n".join(section(track, there[track.name, kind], bool(kind))))
     options.out.write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
     print(options.out)
+
+
+def summary(there: dict[str, Evidence]) -> Iterator[str]:
+    """Foreworld on every track, beside whoever else is most in range and whoever else is least below 70."""
+    yield "## All tracks\n"
+    yield from textwrap.wrap(
+        "The unseen patients. `planned` is the share of decisions without an active fault that the planner itself "
+        "took. The last two columns are about others that may be compared (no ceiling, and not the planner without "
+        "guardrails): who is most in range, and who of those within ten points of foreworld's time in range is least "
+        "below 70 mg/dL: 70-180 / < 70 / < 54.",
+        118,
+    )
+    yield ""
+    yield "| track | n | 70-180 | < 70 | < 54 | failures | planned | most in range | fewest lows |"
+    yield "|---" * 9 + "|"
+    for name, evidence in there.items():
+        own = [found(evidence, "foreworld", metric, "unseen") for metric in (*MAIN[:3], "failures")]
+        refused = found(evidence, "foreworld", "refusals_unfaulted", "unseen")
+        planned = "" if refused is None else cell(turned(refused))
+        others = {row.arm for row in evidence.rows} - {"foreworld", "unguarded", "filter", "oracle"}
+        shares = {
+            arm: [row for metric in MAIN[:3] if (row := found(evidence, arm, metric, "unseen"))] for arm in others
+        }
+        best = max(shares.values(), key=lambda rows: rows[0].value)
+        near = [rows for rows in shares.values() if own[0] is None or rows[0].value > own[0].value - 0.1]
+        fewest = min(near or shares, key=lambda rows: (rows[1].value, -rows[0].value))
+        told = [f"{rows[0].arm} " + " / ".join(cell(row, True) for row in rows) for rows in (best, fewest)]
+        n = own[0].n if own[0] is not None else 0
+        yield f"| {name} | {n} | " + " | ".join([*map(cell, own), planned, *told]) + " |"
+    yield ""
+
+
+def turned(row: Row) -> Row:
+    """One minus a share."""
+    ends = {"low": None if row.high is None else 1 - row.high, "high": None if row.low is None else 1 - row.low}
+    return row.model_copy(update={"value": 1 - row.value, **ends})
 
 
 def section(track: Track, evidence: Evidence, ceilings: bool) -> Iterator[str]:
@@ -71,7 +113,7 @@ def section(track: Track, evidence: Evidence, ceilings: bool) -> Iterator[str]:
     arms = sorted({row.arm for row in evidence.rows}, key=lambda arm: -evidence.row(arm, MAIN[0], "unseen").value)
     seeds = ",".join(map(str, evidence.seeds))
     yield f"## {track.name}{': ceilings' if ceilings else ''}\n"
-    yield textwrap.fill(track.description, 118) + "\n"
+    yield textwrap.fill(track.description, 118, break_on_hyphens=False) + "\n"
     yield f"```sh\nforeworld evaluate treatment/{track.name} --seeds {seeds} --arms {','.join(arms)}\n```\n"
     for group in ("unseen", *(() if ceilings else ("all", "adult", "adolescent", "child"))):
         present = [arm for arm in arms if found(evidence, arm, MAIN[0], group)]
@@ -82,8 +124,22 @@ def section(track: Track, evidence: Evidence, ceilings: bool) -> Iterator[str]:
         yield from table(evidence, present, group, MAIN if group in ("unseen", "all") else MAIN[:4])
     yield from () if ceilings else more(evidence, arms)
     yield from above(evidence)
-    note = f"Source {evidence.source or 'unknown'}; {evidence.machine}."
-    yield textwrap.fill(" ".join([note, *(f"{line}." for line in evidence.notes)]), 118) + "\n"
+    yield textwrap.fill(" ".join(sources(evidence)), 118, break_on_hyphens=False) + "\n"
+
+
+def sources(evidence: Evidence) -> Iterator[str]:
+    """What ran where: notes of runs that were kept are gathered by the source that ran."""
+    yield f"Source {evidence.source or 'unknown'}; {evidence.machine}."
+    kept: dict[str, list[str]] = {}
+    for line in evidence.notes:
+        match = KEPT.fullmatch(line)
+        if match is None:
+            yield f"{line}."
+        else:
+            kept.setdefault(match["source"], []).append(match["arm"])
+    if kept:
+        told = "; ".join(f"{source} {', '.join(sorted(arms))}" for source, arms in sorted(kept.items()))
+        yield f"Runs kept from an earlier source: {told}."
 
 
 def table(evidence: Evidence, arms: list[str], group: str, metrics: tuple[str, ...]) -> Iterator[str]:
