@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def summary(there: dict[str, Evidence]) -> Iterator[str]:
-    """Foreworld on every track, beside whoever else is most in range and whoever else is least below 70."""
+    """All tracks: what foreworld does, beside whoever else is most in range and whoever else is least below 70."""
     yield "## All tracks\n"
     yield from textwrap.wrap(
         "The unseen patients. `planned` is the share of decisions without an active fault that the planner itself "
@@ -90,11 +90,11 @@ def summary(there: dict[str, Evidence]) -> Iterator[str]:
         refused = found(evidence, "foreworld", "refusals_unfaulted", "unseen")
         planned = "" if refused is None else cell(turned(refused))
         others = {row.arm for row in evidence.rows} - {"foreworld", "unguarded", "filter", "oracle"}
-        shares = {
-            arm: [row for metric in MAIN[:3] if (row := found(evidence, arm, metric, "unseen"))] for arm in others
-        }
-        best = max(shares.values(), key=lambda rows: rows[0].value)
-        near = [rows for rows in shares.values() if own[0] is None or rows[0].value > own[0].value - 0.1]
+        shares = [
+            [row for metric in MAIN[:3] if (row := found(evidence, arm, metric, "unseen"))] for arm in sorted(others)
+        ]
+        best = max(shares, key=lambda rows: rows[0].value)
+        near = [rows for rows in shares if own[0] is None or rows[0].value > own[0].value - 0.1]
         fewest = min(near or shares, key=lambda rows: (rows[1].value, -rows[0].value))
         told = [f"{rows[0].arm} " + " / ".join(cell(row, True) for row in rows) for rows in (best, fewest)]
         n = own[0].n if own[0] is not None else 0
