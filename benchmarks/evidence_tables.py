@@ -96,6 +96,10 @@ TABLES: dict[str, tuple[Table, ...]] = {
                   tuple(f"{what}_all_{window}" for window in WINDOWS), group="unseen")
             for what in ("coverage_90", "width_ratio", "rmse_ratio", "rmse")
         ),
+        Table("coverage_90 twelve hours ahead, unseen patients", "arm",
+              tuple(f"coverage_90_720_{window}" for window in WINDOWS), group="unseen"),
+        Table("Who is scored, and who recovered, unseen patients", "arm",
+              ("scored_known", "scored_step", "recovered_48_72h"), group="unseen"),
         Table("Time in range around the step change, unseen patients", "arm",
               tuple(f"time_in_range_{window}" for window in WINDOWS), group="unseen"),
     ),
