@@ -39,12 +39,16 @@ class Remembered:
 class Memory:
     """Measured data of B subjects on a regular clock, the last `steps` of them, and the last decisions.
 
+    Of frames (video, depth, points) only the newest are kept, as they came: what a model needs of earlier ones is in
+    its belief.
+
     Args:
-        schema: Its scalar channels are kept.
+        schema: Its channels are kept.
         subjects: Names.
         statics: By static channel [B].
         steps: How many steps back are kept.
         decisions: How many decisions are kept.
+        frames: How many of the newest frames are kept.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class Memory:
         *,
         steps: int = 320,
         decisions: int = 12,
+        frames: int = 1,
     ) -> None:
         self.schema, self.subjects = schema, tuple(subjects)
         missing = [c.name for c in schema.by_role(Role.static) if c.name not in statics]
@@ -64,7 +69,9 @@ class Memory:
         self._seen_channels = [c for c in schema.channels if c.role in (Role.observation, Role.exogenous)]
         self._actions = schema.by_role(Role.action)
         self._times: deque[float] = deque(maxlen=steps + 1)
-        self._seen: dict[str, deque[np.ndarray]] = {c.name: deque(maxlen=steps + 1) for c in self._seen_channels}
+        self._seen: dict[str, deque[np.ndarray]] = {
+            c.name: deque(maxlen=frames if c.framed else steps + 1) for c in self._seen_channels
+        }
         self._done: dict[str, deque[np.ndarray]] = {c.name: deque(maxlen=steps + 1) for c in self._actions}
         self._awaits_action = False
         self.decisions: deque[Remembered] = deque(maxlen=decisions)
@@ -95,7 +102,7 @@ class Memory:
                 )
             where = f"at time {time:g}"
             array = np.asarray(values[channel.name])
-            if array.dtype.kind in "fiub":
+            if array.dtype.kind in "fiub" and not channel.framed:
                 array = array.astype(np.float64)
             if channel.role is Role.exogenous:
                 arrays[channel.name] = self._whole(channel, array, where)
@@ -161,6 +168,8 @@ class Memory:
     def arrays(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Times [T] and values by channel: observed and announced [B, T], done [B, T - 1], statics [B]; all copies.
 
+        Of frames the newest, [B, F, *shape].
+
         Raises:
             InputError: Nothing was seen yet.
         """
@@ -176,7 +185,7 @@ class Memory:
         return np.array(self._times), values | {name: value.copy() for name, value in self.statics.items()}
 
     def history(self) -> History:
-        """The kept past as a history."""
+        """The kept past as a history; its frames are of the last moments alone."""
         times, values = self.arrays()
         return History.from_arrays(self.schema, np.tile(times, (len(self.subjects), 1)), values)
 

@@ -144,7 +144,8 @@ def hindsight(forecaster: Forecaster, memory: Memory, lag: int, first: int) -> n
     points = [(i, p) for i, p in enumerate(grid.points) if first <= p <= lag]
     where, ahead = [i for i, _ in points], [p - 1 for _, p in points]
     worst = np.full(len(memory.subjects), np.nan)
-    seen, names = memory.recent(Role.observation, lag), model.schema.names(Role.observation)
+    seen = memory.recent(Role.observation, lag)
+    names = [channel.name for channel in model.schema.by_role(Role.observation) if channel.shape == ()]
     for name in model.quantities:
         low, mean, high = (
             part[name][:, 0][:, where].double().numpy() for part in (forecast.lower, forecast.mean, forecast.upper)

@@ -124,6 +124,11 @@ class Channel(BaseModel):
         return bool(self.categories)
 
     @property
+    def framed(self) -> bool:
+        """Whether a value is a frame: a picture, a depth map or a cloud of points."""
+        return self.kind in (Kind.video, Kind.depth, Kind.points)
+
+    @property
     def size(self) -> int:
         """Number of scalars in one value."""
         return math.prod(self.shape)
@@ -341,7 +346,7 @@ def fit_statistics(schema: Schema, episodes: Iterable[Any]) -> dict[str, Statist
     moved: dict[str, np.ndarray] = {}
     for episode in episodes:
         for channel in schema.channels:
-            if channel.discrete or channel.kind in (Kind.video, Kind.depth, Kind.points):
+            if channel.discrete or channel.framed:
                 continue
             values = np.asarray(episode.values[channel.name], dtype=np.float64)
             if channel.per is not None:

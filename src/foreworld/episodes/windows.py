@@ -29,9 +29,10 @@ class WindowBatch:
 
     Attributes:
         values: By channel: observations and exogenous [B, L+1, *shape], actions [B, L, *shape],
-            statics [B, *shape]; in the channel's unit and dtype, NaN where missing.
+            statics [B, *shape]; in the channel's unit and dtype, NaN where missing. Of a reader with `every` above 1
+            observations are [B, L / every + 1, *shape].
         masks: By channel, True where measured: [B, L+1], [B, L] or [B].
-        times: [B, L+1] float64 in the schema's time unit.
+        times: [B, L+1] float64 in the schema's time unit, of the observations.
         episodes: [B] index of the episode of each window.
         starts: [B] index of the window's first observation in its episode.
     """
@@ -61,6 +62,8 @@ class WindowReader:
         split: str | None = None,
         channels: Sequence[str] | None = None,
         in_memory: bool | None = None,
+        every: int = 1,
+        clips: int = 1,
     ) -> None:
         """Look up where windows fit; episodes appended later are not seen.
 
@@ -73,14 +76,19 @@ class WindowReader:
             channels: Channels to read; all if None.
             in_memory: Hold all channels in memory, or none; if None, from the smallest up to 512 MiB together.
                 Time stamps are always held.
+            every: Observations at every so many steps alone, such as frames one block of actions apart.
+            clips: Windows of the same episode, one after the other: B is a multiple of it.
 
         Raises:
             InputError: An option is wrong, or no episode is long enough.
         """
         if length < 1 or batch_size < 1:
             raise InputError(f"a window needs length >= 1 and batch_size >= 1, got {length} and {batch_size}")
-        self._length = length
-        self._batch_size = batch_size
+        if every < 1 or length % every:
+            raise InputError(f"length {length} must be a multiple of every={every}, at least 1")
+        if clips < 1 or batch_size % clips:
+            raise InputError(f"batch_size {batch_size} must be a multiple of clips={clips}, at least 1")
+        self._length, self._batch_size, self._every, self._clips = length, batch_size, every, clips
         chosen = np.asarray(store.episodes_of(split) if split else range(len(store)), dtype=np.int64)
         room = np.maximum(store.lengths[chosen] - length + 1, 0)
         if not room.any():
@@ -90,7 +98,7 @@ class WindowReader:
                 f"(the longest has {longest} actions); give a shorter length"
             )
         self._episodes = chosen
-        self._places = np.cumsum(room)
+        self._room, self._places = room, np.cumsum(room)
         schema = store.schema
         self._channels = tuple(schema[name] for name in (schema.names() if channels is None else channels))
         self._columns = {"times": _Column(store.segments, "times", Role.observation)}
@@ -146,7 +154,9 @@ class WindowReader:
         self._ahead.clear()
 
     def _settings(self) -> dict[str, int]:
-        return {"length": self._length, "batch_size": self._batch_size, "places": self.places}
+        settings = {"length": self._length, "batch_size": self._batch_size, "places": self.places}
+        # Named only where they differ from what readers did before there were such options.
+        return settings | {k: v for k, v in {"every": self._every, "clips": self._clips}.items() if v > 1}
 
     def _hold(self, in_memory: bool | None) -> None:
         self._columns["times"].hold()
@@ -158,13 +168,20 @@ class WindowReader:
 
     def _issue(self) -> Callable[[], WindowBatch]:
         """Draw the places of one batch, start all its reads, and give what awaits them."""
-        draw = self._generator.integers(0, self.places, self._batch_size)
+        draw = self._generator.integers(0, self.places, self._batch_size // self._clips)
         at = np.searchsorted(self._places, draw, side="right")
         before = np.concatenate([[0], self._places[:-1]])
-        episodes, starts = self._episodes[at], draw - before[at]
+        starts = draw - before[at]
+        if self._clips > 1:
+            at = at.repeat(self._clips)
+            starts = (self._generator.random(len(at)) * self._room[at]).astype(np.int64)
+        episodes = self._episodes[at]
         # One batch object a reading: windows that share a shard share its index and its files.
         reads = ts.Batch()
-        finish = {name: column.issue(episodes, starts, self._length, reads) for name, column in self._columns.items()}
+        finish = {
+            name: column.issue(episodes, starts, self._length, self._every, reads)
+            for name, column in self._columns.items()
+        }
         reads.submit()
 
         def collect() -> WindowBatch:
@@ -215,24 +232,26 @@ class _Column:
                 parts.append(segment.result(segment.array(self._name).read(), self._name))
         self._held = np.concatenate(parts)
 
-    def issue(self, episodes: np.ndarray, starts: np.ndarray, length: int, reads: Any) -> Callable[[], np.ndarray]:
+    def issue(
+        self, episodes: np.ndarray, starts: np.ndarray, length: int, every: int, reads: Any
+    ) -> Callable[[], np.ndarray]:
         """Start reading windows of L actions at [B] places; the result awaits them: [B, ...]."""
         static = self._role is Role.static
-        count = length if self._role is Role.action else length + 1
+        steps = np.arange(length) if self._role is Role.action else np.arange(0, length + 1, every)
         segment_of = self._segment_of[episodes]
         rows = self._row[episodes] + (0 if static else starts)
         if self._held is not None:
             held = self._held
             rows = rows + self._base[segment_of]
-            return lambda: held[rows] if static else held[rows[:, None] + np.arange(count)]
-        lead = () if static else (count,)
+            return lambda: held[rows] if static else held[rows[:, None] + steps]
+        lead, stride = () if static else (len(steps),), 1 if self._role is Role.action else every
         futures: list[tuple[Segment, Any]] = []
         for number, row in zip(segment_of.tolist(), rows.tolist(), strict=True):
             segment = self._segments[number]
             if self._absent[number]:
                 futures.append((segment, None))
             else:
-                cut = row if static else slice(row, row + count)
+                cut = row if static else slice(row, row + int(steps[-1]) + 1, stride)
                 futures.append((segment, segment.array(self._name)[cut].read(batch=reads)))
 
         def collect() -> np.ndarray:

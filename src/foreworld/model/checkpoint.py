@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -24,15 +24,21 @@ import foreworld
 from foreworld.episodes.files import read_json, sync_folder, sync_tree
 from foreworld.episodes.schema import Schema
 from foreworld.errors import FormatError, InputError, SchemaError
+from foreworld.model.latent_model import LatentConfig, LatentModel
 from foreworld.model.world_model import WorldModel, WorldModelConfig
 
 FORMAT_VERSION = 1
 TENSORS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 # The only classes that a checkpoint may name.
-_CLASSES: dict[str, tuple[type[WorldModel], type[WorldModelConfig]]] = {"WorldModel": (WorldModel, WorldModelConfig)}
+Model = WorldModel | LatentModel
+_CLASSES: dict[str, tuple[type[Any], type[Any]]] = {
+    "WorldModel": (WorldModel, WorldModelConfig),
+    "LatentModel": (LatentModel, LatentConfig),
+}
+Kind = TypeVar("Kind", WorldModel, LatentModel)
 
 
-def save(model: WorldModel, folder: str | Path, card: str | None = None, extra: dict[str, Any] | None = None) -> Path:
+def save(model: Model, folder: str | Path, card: str | None = None, extra: dict[str, Any] | None = None) -> Path:
     """Write a checkpoint; an existing one is replaced only when the new one is complete on disk.
 
     Args:
@@ -91,9 +97,15 @@ def save(model: WorldModel, folder: str | Path, card: str | None = None, extra: 
 
 
 def load(folder: str | Path, schema: Schema | None = None) -> WorldModel:
+    """Read a checkpoint of a `WorldModel`; as `load_as`, which see."""
+    return load_as(WorldModel, folder, schema)
+
+
+def load_as(kind: type[Kind], folder: str | Path, schema: Schema | None = None) -> Kind:
     """Read a checkpoint.
 
     Args:
+        kind: Class of the model.
         folder: As given to `save`.
         schema: If given, the checkpoint's channels and step must equal its own; statistics may differ.
 
@@ -112,13 +124,15 @@ def load(folder: str | Path, schema: Schema | None = None) -> WorldModel:
         raise InputError(f"checkpoint {folder} has no {TENSORS}; {advice}")
     if _sha256(path) != content["sha256"]:
         raise FormatError(f"{path} is truncated or altered: its SHA-256 is not that in {CONFIG}; {advice}")
-    kind, sizes = _CLASSES[content["class"]]
+    made, sizes = _CLASSES[content["class"]]
+    if made is not kind:
+        raise FormatError(f"checkpoint {folder} holds a {content['class']}, not a {kind.__name__}")
     try:
         own = Schema.from_json(json.dumps(content["schema"]), source=str(folder / CONFIG))
         config = sizes.model_validate(content["config"])
         # Building draws first weights, which are then replaced: the caller's random state must not notice.
         with torch.random.fork_rng(devices=[]):
-            model = kind(own, config)
+            model: Kind = made(own, config)
         model.load_state_dict(load_file(path))
     except (ValidationError, SchemaError, SafetensorError, RuntimeError) as error:
         raise FormatError(f"checkpoint {folder} does not fit this foreworld: {error}; {advice}") from error
@@ -186,7 +200,7 @@ def _digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _card(model: WorldModel, card: str | None, content: dict[str, Any]) -> str:
+def _card(model: Model, card: str | None, content: dict[str, Any]) -> str:
     schema, parameters = model.schema, sum(p.numel() for p in model.parameters())
     channels = [f"{c.name} ({c.role}{', ' + c.unit if c.unit else ''})" for c in schema.channels]
     return f"""# World model of {schema.name}
@@ -199,7 +213,7 @@ def _card(model: WorldModel, card: str | None, content: dict[str, Any]) -> str:
 
 ## Intended use
 
-Research on forecasts of {", ".join(model.quantities)} and on plans of {", ".join(schema.names("action"))}, for subjects
+Research on forecasts of {", ".join(model.quantities) or "latents"} and on plans of {", ".join(schema.names("action"))}, for subjects
 like those it was trained on, behind the guardrails, the refusals and the independent check of foreworld.
 
 ## Contents

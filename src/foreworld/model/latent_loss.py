@@ -1,0 +1,159 @@
+"""The loss of a latent model: predict the next latents, and keep them from collapsing onto what is easy to predict.
+
+    learner = LatentLearner(model, LatentLossConfig())
+    parts = learner.loss(batch, generator)      # {"loss": ..., "one": ..., "ahead": ..., "regular": ...}
+
+Latents are predicted one block ahead from true ones and open-loop over the whole clip, without stopped gradients or
+a moving average of the encoder; SIGReg (Balestriero and LeCun 2025) keeps them from collapsing. Where episodes differ in
+something that is easier to predict than the agent (a layout, a drifting disc), that can take over the latent while every
+part of the loss looks perfect. Two remedies against it: half of the latent is regularised *within* episodes, so that it
+must tell apart what differs within one, and a head must tell from two neighbouring latents what was done between them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from foreworld.episodes.options import Options
+from foreworld.errors import InputError
+from foreworld.model.latent_model import LatentModel
+from foreworld.model.regularizers import sigreg, vicreg
+
+
+class LatentLossConfig(Options):
+    """Weights of the loss.
+
+    Attributes:
+        ahead: Of the open-loop error over the clip, beside the one-block error of weight one.
+        regular: Of the regulariser.
+        regulariser: `sigreg`, `vicreg`, or `none`.
+        within: Share of the latent's dimensions that are regularised within episodes besides; 0 leaves it out.
+        inverse: Of the head that tells actions from latents; 0 leaves it out.
+        reconstruct: Of a decoder that paints the frame again; 0 leaves it out.
+        slices: Random directions of SIGReg.
+    """
+
+    ahead: float = Field(default=1.0, ge=0)
+    regular: float = Field(default=0.18, ge=0)
+    regulariser: Literal["sigreg", "vicreg", "none"] = "sigreg"
+    within: float = Field(default=0.0, ge=0, le=1)
+    inverse: float = Field(default=0.0, ge=0)
+    reconstruct: float = Field(default=0.0, ge=0)
+    slices: int = Field(default=128, gt=0)
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Clips of B places; those of one episode follow one another.
+
+    Attributes:
+        frames: [B, F, H, W, C] uint8, one block apart.
+        actions: [B, F - 1, block, A] normalised.
+    """
+
+    frames: Tensor
+    actions: Tensor
+
+    def __len__(self) -> int:
+        """Number of clips B."""
+        return len(self.frames)
+
+
+class LatentLearner(nn.Module):
+    """A latent model with what only its training needs.
+
+    Args:
+        model: Trained in place.
+        config: Weights.
+        group: How many clips of a batch are of one episode.
+    """
+
+    def __init__(self, model: LatentModel, config: LatentLossConfig, group: int = 1) -> None:
+        super().__init__()
+        self.model, self.config, self.group = model, config, group
+        width, hidden = model.config.width, model.config.hidden
+        self.inverse: nn.Module | None = None
+        if config.inverse:
+            layers = nn.Linear(2 * width, hidden), nn.GELU(), nn.Linear(hidden, len(model.centre))
+            self.inverse = nn.Sequential(*layers)
+        self.decoder = Decoder(width, *model.mean_frame.shape[:2]) if config.reconstruct else None
+
+    def loss(self, clips: Clips, generator: torch.Generator) -> dict[str, Tensor]:
+        """Parts of the loss of a batch, `loss` their weighted sum.
+
+        Raises:
+            InputError: Within episodes something is to be regularised, and each is there once.
+        """
+        config, model = self.config, self.model
+        latents = model.embed(clips.frames)
+        actions = clips.actions
+        steps, width = latents.shape[1:]
+        foreseen = model.step(latents[:, :-1].reshape(-1, width), actions.flatten(0, 1))
+        one = (foreseen - latents[:, 1:].reshape(-1, width)).pow(2).mean()
+        parts = {"one": one}
+        total = one
+        if config.ahead and steps > 2:
+            open_loop = model.roll(latents[:, 0], actions)
+            parts["ahead"] = (open_loop - latents[:, 1:]).pow(2).mean()
+            total = total + config.ahead * parts["ahead"]
+        if config.regulariser != "none":
+            parts["regular"] = self._regular(latents, self.group, generator)
+            total = total + config.regular * parts["regular"]
+        if self.inverse is not None:
+            pairs = torch.cat([latents[:, :-1], latents[:, 1:]], dim=-1)
+            parts["inverse"] = (self.inverse(pairs) - actions.mean(2)).pow(2).mean()
+            total = total + config.inverse * parts["inverse"]
+        if self.decoder is not None:
+            painted = self.decoder(latents.flatten(0, 1))
+            pixels = (model.encoder.scaled(clips.frames) - model.mean_frame) / model.pixel_spread
+            parts["reconstruct"] = (painted - pixels).pow(2).mean()
+            total = total + config.reconstruct * parts["reconstruct"]
+        return {"loss": total, **parts}
+
+    def _regular(self, latents: Tensor, group: int, generator: torch.Generator) -> Tensor:
+        """The regulariser at each step of the clips, and within episodes where that is wanted."""
+        config = self.config
+        found = [self._one(latents[:, f], generator) for f in range(latents.shape[1])]
+        if config.within:
+            if group < 2:
+                raise InputError("to regularise within episodes a batch needs several clips of each; raise `clips`")
+            inside = latents[..., : round(config.within * latents.shape[-1])]
+            episodes = inside.reshape(-1, group, *inside.shape[1:])
+            # What is left of an episode's own samples after its mean has less spread than they by (n - 1) / n.
+            n = group * latents.shape[1]
+            own = (episodes - episodes.mean((1, 2), keepdim=True)) * (n / (n - 1)) ** 0.5
+            found.append(self._one(own.reshape(-1, inside.shape[-1])[: len(latents)], generator))
+        return torch.stack(found).mean()
+
+    def _one(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        if self.config.regulariser == "vicreg":
+            variance, covariance = vicreg(x)
+            return variance + 0.1 * covariance
+        return sigreg(x, slices=self.config.slices, generator=generator)
+
+
+class Decoder(nn.Module):
+    """From latents back to frames; for the ablation alone."""
+
+    def __init__(self, width: int, colours: int, side: int) -> None:
+        super().__init__()
+        self.start = nn.Linear(width, 64 * (side // 16) ** 2)
+        self.side = side // 16
+        self.layers = nn.Sequential(
+            nn.GELU(),
+            nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1),
+            nn.GELU(),
+            nn.ConvTranspose2d(32, 16, 4, stride=2, padding=1),
+            nn.GELU(),
+            nn.ConvTranspose2d(16, colours, 4, stride=4),
+        )
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """[N, D] to [N, C, H, W]."""
+        out: Tensor = self.layers(self.start(latents).reshape(-1, 64, self.side, self.side))
+        return out

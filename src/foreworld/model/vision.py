@@ -1,0 +1,57 @@
+"""Encoders of pictures: from uint8 frames to a vector.
+
+A small convolutional network with strides of 4 and 2 is the default: on a CPU it trains ten times as many frames a
+second as a vision transformer of the same quality here. Frames stay uint8 until they are inside.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from foreworld.errors import InputError
+
+
+def as_float(frames: Tensor) -> Tensor:
+    """uint8 frames [..., H, W, C] to float [N, C, H, W] within -1 to 1, channels last in memory."""
+    flat = frames.flatten(0, -4) if frames.dim() > 4 else frames
+    if flat.dim() != 4:
+        raise InputError(f"frames have shape {tuple(frames.shape)}, expected [..., height, width, colours]")
+    return flat.permute(0, 3, 1, 2).float().mul_(2.0 / 255.0).sub_(1.0)
+
+
+class ConvEncoder(nn.Module):
+    """Three convolutions, the first with a stride of 4, and a linear layer.
+
+    Args:
+        channels: Colours of a frame times frames in a stack.
+        size: Side of a frame; a multiple of 16.
+        width: Width of the vector.
+        widths: Channels of the three convolutions.
+    """
+
+    def __init__(self, channels: int, size: int, width: int, widths: tuple[int, int, int] = (32, 64, 128)) -> None:
+        super().__init__()
+        if size % 16:
+            raise InputError(f"a frame of {size} px does not fit: its side must be a multiple of 16")
+        first, second, third = widths
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, first, 4, stride=4),
+            nn.GELU(),
+            nn.Conv2d(first, second, 4, stride=2, padding=1),
+            nn.GELU(),
+            nn.Conv2d(second, third, 4, stride=2, padding=1),
+            nn.GELU(),
+        )
+        self.layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.out = nn.Linear(third * (size // 16) ** 2, width)
+
+    def scaled(self, frames: Tensor) -> Tensor:
+        """uint8 [N, H, W, C] to what the layers read, [N, C, H, W] within -1 to 1."""
+        return as_float(frames)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """[N, C, H, W] pixels to [N, width]."""
+        hidden: Tensor = self.layers(pixels)
+        out: Tensor = self.out(hidden.flatten(1))
+        return out

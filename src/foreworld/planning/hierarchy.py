@@ -1,0 +1,110 @@
+"""Far goals: a graph of latent waypoints that somebody has passed, and how many blocks it takes from one to another.
+
+    graph = WaypointGraph.build(clips, nodes=600)             # latents [N, F, D] of clips, one block apart
+    objective = GoalObjective(profile, goals, graph.distance)
+
+The distance of two scenes in a latent space is that of the bird, not of the walker: it leads a short plan against the wall
+behind which the goal lies. The graph knows ways that were walked (compare Savinov et al. 2018, semi-parametric topological
+memory; Eysenbach et al. 2019, search on the replay buffer). It is made of observed transitions alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foreworld.errors import InputError
+
+UNREACHED = 1e4  # blocks; what nobody has come from
+
+
+@dataclass(frozen=True)
+class WaypointGraph:
+    """Waypoints and the blocks between them.
+
+    Attributes:
+        nodes: [M, D] latents.
+        blocks: [M, M] least number of blocks from one to another by transitions that were seen; `UNREACHED` where none
+            was.
+        pace: Latent distance that a block usually covers.
+    """
+
+    nodes: Tensor
+    blocks: Tensor
+    pace: float
+
+    @classmethod
+    def build(cls, clips: Tensor, *, nodes: int = 600, seen: int = 2, rounds: int = 8, seed: int = 0) -> WaypointGraph:
+        """From latents of clips, one block apart.
+
+        Args:
+            clips: [N, F, D].
+            nodes: Waypoints M, at most.
+            seen: How often a transition must have been seen to count.
+            rounds: Of k-means.
+            seed: Of its start.
+
+        Raises:
+            InputError: There are fewer latents than waypoints.
+        """
+        points = clips.flatten(0, 1)
+        if len(points) < nodes:
+            raise InputError(f"{len(points)} latents give no {nodes} waypoints; record more, or ask for fewer")
+        generator = torch.Generator().manual_seed(seed)
+        centres = points[torch.randperm(len(points), generator=generator)[:nodes]].clone()
+        for _ in range(rounds):
+            nearest = _nearest(points, centres)
+            count = torch.bincount(nearest, minlength=len(centres)).clamp(min=1)
+            sums = torch.zeros_like(centres).index_add_(0, nearest, points)
+            found = torch.bincount(nearest, minlength=len(centres))[:, None] > 0
+            centres = torch.where(found, sums / count[:, None], centres)
+        at = _nearest(points, centres).reshape(clips.shape[:2])
+        pairs = at[:, :-1].flatten() * len(centres) + at[:, 1:].flatten()
+        often = torch.bincount(pairs, minlength=len(centres) ** 2).reshape(len(centres), -1)
+        apart = (clips[:, 1:] - clips[:, :-1]).norm(dim=-1)
+        return cls(centres, _shortest(often >= seen), float(apart.quantile(0.75)))
+
+    def without(self, barred: Tensor) -> WaypointGraph:
+        """Without waypoints [M] where nobody may be: ways through them no longer count.
+
+        Raises:
+            InputError: Nothing is left.
+        """
+        if bool(barred.all()):
+            raise InputError("every waypoint lies where nobody may be")
+        direct = (self.blocks == 1) & ~barred[:, None] & ~barred[None]
+        kept = ~barred
+        return WaypointGraph(self.nodes[kept], _shortest(direct[kept][:, kept]), self.pace)
+
+    def distance(self, latents: Tensor, goals: Tensor) -> Tensor:
+        """[E, B, S, H, G] blocks from latents [E, B, S, H, D] to goals [B, G, D]: to a waypoint, and on from there.
+
+        Within a block of the goal it is the way there directly.
+        """
+        shape = latents.shape[:-1]
+        flat = latents.transpose(0, 1).flatten(1, 3)  # [B, E S H, D]
+        to_node = torch.cdist(flat, self.nodes.expand(len(flat), -1, -1)) / self.pace
+        direct = torch.cdist(flat, goals) / self.pace
+        last = torch.cdist(goals, self.nodes.expand(len(goals), -1, -1)) / self.pace  # [B, G, M]
+        onwards = (self.blocks[None, None] + last[:, :, None]).amin(-1)  # [B, G, M] from each waypoint
+        by_way = torch.stack([(to_node + onwards[:, None, g]).amin(-1) for g in range(goals.shape[1])], dim=-1)
+        away = torch.where(direct < 1.0, direct, torch.maximum(by_way, torch.ones(())))
+        return away.reshape(shape[1], shape[0], *shape[2:], -1).transpose(0, 1)
+
+
+def _nearest(points: Tensor, centres: Tensor) -> Tensor:
+    """[N] index of the nearest centre."""
+    half = 0.5 * centres.pow(2).sum(-1)
+    return torch.cat([(half - part @ centres.T).argmin(-1) for part in points.split(8192)])
+
+
+def _shortest(direct: Tensor) -> Tensor:
+    """[M, M] least number of transitions (Floyd 1962, Warshall 1962)."""
+    far = np.where(direct.numpy(), 1.0, UNREACHED).astype(np.float32)
+    np.fill_diagonal(far, 0.0)
+    for k in range(len(far)):
+        np.minimum(far, far[:, k, None] + far[None, k], out=far)
+    return torch.from_numpy(np.minimum(far, UNREACHED))
