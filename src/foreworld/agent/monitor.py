@@ -100,9 +100,14 @@ class Monitor:
         if due and self.limits is not None:
             self.against = wrong_direction(forecaster, imagined, space)
         if due and len(memory.decisions) >= LAG:
-            scores = {at: hindsight(forecaster, memory, *at) for at in {(look.lag, look.first) for look in LOOKS}}
+            # A model of a short horizon is not asked what it does not foresee.
+            reach = forecaster.model.config.grid.last
+            looks = {(look.lag, look.first) for look in LOOKS if look.lag <= reach}
+            scores = {at: hindsight(forecaster, memory, *at) for at in looks}
             self.surprise = self.surprise.copy()  # a copy of the monitor must stay as it is
             for k, look in enumerate(LOOKS):
+                if look.lag > reach:
+                    continue
                 score, kept = scores[look.lag, look.first], np.exp(-EVERY / look.window)
                 moved, known = kept * self.surprise[:, k] + (1.0 - kept) * score, ~np.isnan(score)
                 self.surprise[known, k] = moved[known]

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from foreworld.errors import InputError
 
+NEAR = 4  # waypoints that count as being near a scene
 UNREACHED = 1e4  # blocks; what nobody has come from
 
 
@@ -86,13 +87,24 @@ class WaypointGraph:
         """
         shape = latents.shape[:-1]
         flat = latents.transpose(0, 1).flatten(1, 3)  # [B, E S H, D]
-        to_node = torch.cdist(flat, self.nodes.expand(len(flat), -1, -1)) / self.pace
+        away, at = self._near(flat)
+        goal_away, goal_at = self._near(goals)
         direct = torch.cdist(flat, goals) / self.pace
-        last = torch.cdist(goals, self.nodes.expand(len(goals), -1, -1)) / self.pace  # [B, G, M]
-        onwards = (self.blocks[None, None] + last[:, :, None]).amin(-1)  # [B, G, M] from each waypoint
-        by_way = torch.stack([(to_node + onwards[:, None, g]).amin(-1) for g in range(goals.shape[1])], dim=-1)
-        away = torch.where(direct < 1.0, direct, torch.maximum(by_way, torch.ones(())))
-        return away.reshape(shape[1], shape[0], *shape[2:], -1).transpose(0, 1)
+        found = []
+        for g in range(goals.shape[1]):
+            # Latent distances of far scenes tell nothing, so only the waypoints around either end count.
+            onwards = (self.blocks[:, goal_at[:, g]] + goal_away[:, g]).amin(-1).T  # [B, M]
+            by_way = (away + onwards.gather(1, at.flatten(1)).reshape(at.shape)).amin(-1)
+            found.append(torch.where(by_way <= 2.0, torch.minimum(by_way, direct[..., g]), by_way))
+        return torch.stack(found, dim=-1).reshape(shape[1], shape[0], *shape[2:], -1).transpose(0, 1)
+
+    def _near(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Blocks to the nearest waypoints and which they are, both [B, N, NEAR], of latents [B, N, D]."""
+        half = 0.5 * self.nodes.pow(2).sum(-1)
+        closeness = latents @ self.nodes.T - half
+        best, at = closeness.topk(min(NEAR, len(self.nodes)), dim=-1)
+        away = (latents.pow(2).sum(-1, keepdim=True) - 2.0 * best).clamp(min=0.0).sqrt()
+        return away / self.pace, at
 
 
 def _nearest(points: Tensor, centres: Tensor) -> Tensor:
