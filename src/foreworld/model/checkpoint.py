@@ -213,8 +213,8 @@ def _card(model: Model, card: str | None, content: dict[str, Any]) -> str:
 
 ## Intended use
 
-Research on forecasts of {", ".join(model.quantities) or "latents"} and on plans of {", ".join(schema.names("action"))}, for subjects
-like those it was trained on, behind the guardrails, the refusals and the independent check of foreworld.
+Research on forecasts of {", ".join(model.quantities) or "latents"} and on plans of {", ".join(schema.names("action"))},
+for subjects like those it was trained on, behind the guardrails, the refusals and the independent check of foreworld.
 
 ## Contents
 

@@ -4,10 +4,11 @@
     parts = learner.loss(batch, generator)      # {"loss": ..., "one": ..., "ahead": ..., "regular": ...}
 
 Latents are predicted one block ahead from true ones and open-loop over the whole clip, without stopped gradients or
-a moving average of the encoder; SIGReg (Balestriero and LeCun 2025) keeps them from collapsing. Where episodes differ in
-something that is easier to predict than the agent (a layout, a drifting disc), that can take over the latent while every
-part of the loss looks perfect. Two remedies against it: half of the latent is regularised *within* episodes, so that it
-must tell apart what differs within one, and a head must tell from two neighbouring latents what was done between them.
+a moving average of the encoder; SIGReg (Balestriero and LeCun 2025) keeps them from collapsing. Where episodes differ
+in something that is easier to predict than the agent (a layout, a drifting disc), that can take over the latent while
+every part of the loss looks perfect. Two remedies against it: half of the latent is regularised *within* episodes, so
+that it must tell apart what differs within one, and a head must tell from two neighbouring latents what was done
+between them.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ class LatentModel(nn.Module):
     # --- the future --------------------------------------------------------------------------------------------
 
     def step(self, latents: Tensor, actions: Tensor) -> Tensor:
-        """One interval on: latents [E, N, D], or [N, D] shared by all members, under actions [N, block, A] within it."""
+        """One interval on: latents [E, N, D], or [N, D] shared by members, under actions [N, block, A] within it."""
         return self._advance(latents, self.push(actions.flatten(1)))
 
     def roll(self, latent: Tensor, actions: Tensor) -> Tensor:
@@ -195,7 +195,7 @@ class LatentModel(nn.Module):
         """Latents [E, B, S, H, D] from [B, D] under normalised candidates [B, S, H, A], each held over its interval."""
         batch, count, horizon, width = actions.shape
         # What actions do to the hidden layer is worked out for all intervals at once.
-        held = self.push.weight.unflatten(1, (self.block, width)).sum(1)
+        held = self.push.weight.reshape(len(self.push.weight), self.block, width, -1).sum(1)
         pushed = torch.baddbmm(
             self.push.bias, actions.permute(2, 0, 1, 3).reshape(1, -1, width).expand(len(held), -1, -1), held
         )

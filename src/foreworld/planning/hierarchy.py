@@ -3,9 +3,9 @@
     graph = WaypointGraph.build(clips, nodes=600)             # latents [N, F, D] of clips, one block apart
     objective = GoalObjective(profile, goals, graph.distance)
 
-The distance of two scenes in a latent space is that of the bird, not of the walker: it leads a short plan against the wall
-behind which the goal lies. The graph knows ways that were walked (compare Savinov et al. 2018, semi-parametric topological
-memory; Eysenbach et al. 2019, search on the replay buffer). It is made of observed transitions alone.
+The distance of two scenes in a latent space is that of the bird, not of the walker: it leads a short plan against the
+wall behind which the goal lies. The graph knows ways that were walked (compare Savinov et al. 2018, semi-parametric
+topological memory; Eysenbach et al. 2019, search on the replay buffer). It is made of observed transitions alone.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class WaypointGraph:
 def _nearest(points: Tensor, centres: Tensor) -> Tensor:
     """[N] index of the nearest centre."""
     half = 0.5 * centres.pow(2).sum(-1)
-    return torch.cat([(half - part @ centres.T).argmin(-1) for part in points.split(8192)])
+    return torch.cat([(half - part @ centres.T).argmin(-1) for part in torch.split(points, 8192)])
 
 
 def _shortest(direct: Tensor) -> Tensor:

@@ -67,7 +67,8 @@ class Roam:
             if length[n, 0] < scenes.config.speed or generator.random() < 1.0 / self.patience:
                 self._target[n] = self._anywhere(scenes, generator)
         pushed = np.stack([g.normal(0.0, self.noise, 2) for g in self._generators])
-        return np.clip(1.5 * towards / length + pushed, -1.0, 1.0).astype(np.float32)
+        action: FloatArray = np.clip(1.5 * towards / length + pushed, -1.0, 1.0).astype(np.float32)
+        return action
 
     def _anywhere(self, scenes: Scenes, generator: np.random.Generator) -> FloatArray:
         return generator.uniform(0.0, scenes.layouts.size, 2).astype(np.float32)

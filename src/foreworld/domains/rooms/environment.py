@@ -7,7 +7,8 @@
     environment = gymnasium.make("foreworld/TwoRoom-v0")
     scenes = gymnasium.make_vec("foreworld/TwoRoom-v0", num_envs=64, vectorization_mode="vector_entry_point")
 
-An observation is a frame and nothing else; `info` has the goal's frame, and for scoring alone the places of agent and goal.
+An observation is a frame and nothing else; `info` has the goal's frame and, for scoring alone, the places of agent and
+goal.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class RoomsEnv(gymnasium.Env[ByteArray, FloatArray]):
         render_mode: `rgb_array` or None.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 -- as Gymnasium has it
 
     def __init__(self, config: RoomsConfig | None = None, steps: int = STEPS, render_mode: str | None = None) -> None:
         self.config, self.steps, self.render_mode = config or RoomsConfig(), steps, render_mode
@@ -94,7 +95,7 @@ class RoomsVectorEnv(VectorEnv[ByteArray, FloatArray, BoolArray]):
         steps: Actions an episode has at most.
     """
 
-    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}
+    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
 
     def __init__(self, num_envs: int = 64, config: RoomsConfig | None = None, steps: int = STEPS) -> None:
         self.num_envs, self.config, self.steps = num_envs, config or RoomsConfig(), steps
@@ -119,7 +120,7 @@ class RoomsVectorEnv(VectorEnv[ByteArray, FloatArray, BoolArray]):
         self._ended = np.zeros(self.num_envs, dtype=np.bool_)
         return self._scenes.reset(), self._info()
 
-    def step(self, actions: FloatArray) -> tuple[ByteArray, FloatArray, BoolArray, BoolArray, dict[str, Any]]:
+    def step(self, actions: FloatArray) -> tuple[ByteArray, Any, BoolArray, BoolArray, dict[str, Any]]:
         """Move all; a scene whose episode ended starts anew instead."""
         fresh = self._ended
         frames = self._scenes.step(np.where(fresh[:, None], 0.0, actions))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from foreworld.errors import InputError
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
+PARTS = ("axis", "centre", "half", "door", "width")
 VERTICAL, HORIZONTAL = 0, 1  # the axis that a wall stands on: x or y
 
 
@@ -63,12 +64,12 @@ class Layouts:
     @classmethod
     def stack(cls, each: Sequence[Layouts]) -> Layouts:
         """Scenes of one size and number of walls and doors, one after the other."""
-        names = ("axis", "centre", "half", "door", "width")
-        return replace(each[0], **{name: np.concatenate([getattr(one, name) for one in each]) for name in names})
+        parts: dict[str, Any] = {name: np.concatenate([getattr(one, name) for one in each]) for name in PARTS}
+        return replace(each[0], **parts)
 
     def select(self, index: npt.NDArray[np.int64] | slice) -> Self:
         """Some of the scenes."""
-        parts = {name: getattr(self, name)[index] for name in ("axis", "centre", "half", "door", "width")}
+        parts: dict[str, Any] = {name: getattr(self, name)[index] for name in PARTS}
         return replace(self, **parts)
 
     def through(self, wall: int, along: FloatArray, margin: float | None = None) -> BoolArray:
@@ -76,13 +77,12 @@ class Layouts:
         slack = np.float32(self.margin if margin is None else margin)
         door, width = self.door[:, wall], self.width[:, wall]
         inside = (along[:, None] >= door - width - slack) & (along[:, None] <= door + width + slack)
-        found: BoolArray = inside.any(1)
-        return found
+        return np.asarray(inside.any(1))
 
     def walled(self, position: FloatArray, radius: FloatArray) -> BoolArray:
         """[N] whether an agent at [N, 2] would touch a wall, in a door or not, or the border."""
         low, high = self.border + radius, self.size - self.border - radius
-        touched: BoolArray = ((position < low[:, None]) | (position > high[:, None])).any(1)
+        touched = np.asarray(((position < low[:, None]) | (position > high[:, None])).any(1))
         rows = np.arange(len(self))
         for wall in range(self.axis.shape[1]):
             away = np.abs(position[rows, self.axis[:, wall]] - self.centre[:, wall])

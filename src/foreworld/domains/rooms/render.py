@@ -1,8 +1,8 @@
 """What the camera sees: walls and doors painted flat, and soft round discs on top, as `swm/TwoRoom-v1` paints them.
 
-A disc is blended by exp(-distance^2 / (2 radius^2)), and grey levels are cut off, not rounded. Only the pixels near a disc
-are worked out; the rest of a frame is painted once for each layout. A reduced frame is the mean of the full one over
-the area of each of its pixels, rounded, so it can be had from anybody's full frame by `reduce`.
+A disc is blended by exp(-distance^2 / (2 radius^2)), and grey levels are cut off, not rounded. Only the pixels near a
+disc are worked out; the rest of a frame is painted once for each layout. A reduced frame is the mean of the full one
+over the area of each of its pixels, rounded, so it can be had from anybody's full frame by `reduce`.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def _paint(layouts: Layouts, n: int, look: Appearance) -> ByteArray:
     return frame
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True)
 def _blend(
     frames: ByteArray,
     full: ByteArray,
@@ -167,65 +167,93 @@ def _blend(
 ) -> None:
     """Paint the discs [N, K, (x, y, radius, red, green, blue)] on the frames of their layouts."""
     side, size, reach = full.shape[1], frames.shape[1], weight.shape[1]
-    whole = weight[0].sum() ** 2
-    one = np.float32(1.0)
-    along = np.empty(side, np.float32)
-    down = np.empty(side, np.float32)
     patch = np.empty((side, side, 3), np.uint8)
     column = np.empty((side, size, 3), np.int64)
     for n in range(len(frames)):
         frames[n] = small[which[n]]
-        # Pixels of the smaller frame that any disc touches: all of them are blended in full and then reduced together.
-        left, right, top, bottom = size, 0, size, 0
-        for k in range(discs.shape[1]):
-            if np.isnan(discs[n, k, 0]):
-                continue
-            x, y, far = discs[n, k, 0], discs[n, k, 1], REACH * discs[n, k, 2] + 1.0
-            left = min(left, max(0, int((x - far) * size / side)))
-            right = max(right, min(size, int((x + far) * size / side) + 1))
-            top = min(top, max(0, int((y - far) * size / side)))
-            bottom = max(bottom, min(size, int((y + far) * size / side) + 1))
+        left, right, top, bottom = _touched(discs[n], side, size)
         if left >= right or top >= bottom:
             continue
         x0, y0 = first[left], first[top]
         x1, y1 = min(side, first[right - 1] + reach), min(side, first[bottom - 1] + reach)
         patch[y0:y1, x0:x1] = full[which[n], y0:y1, x0:x1]
         for k in range(discs.shape[1]):
-            if np.isnan(discs[n, k, 0]):
-                continue
-            x, y = discs[n, k, 0], discs[n, k, 1]
-            twice = np.float32(2.0) * discs[n, k, 2] * discs[n, k, 2]
-            # The greatest alpha on the grid is brought to one.
-            nearest_x = np.float32(min(max(round(float(x)), 0), side - 1)) - x
-            nearest_y = np.float32(min(max(round(float(y)), 0), side - 1)) - y
-            for i in range(x0, x1):
-                along[i] = np.exp(-((np.float32(i) - x) ** 2 - nearest_x**2) / twice)
-            for i in range(y0, y1):
-                down[i] = np.exp(-((np.float32(i) - y) ** 2 - nearest_y**2) / twice)
-            for i in range(y0, y1):
-                for j in range(x0, x1):
-                    a = down[i] * along[j]
-                    if a < np.float32(1e-8):
-                        continue
-                    for c in range(3):
-                        value = np.float32(patch[i, j, c]) * (one - a) + discs[n, k, 3 + c] * a
-                        patch[i, j, c] = np.uint8(value)
+            if not np.isnan(discs[n, k, 0]):
+                _disc(patch, discs[n, k], x0, x1, y0, y1)
         if size == side:
             frames[n, y0:y1, x0:x1] = patch[y0:y1, x0:x1]
+        else:
+            for c in range(3):
+                _columns(column[:, :, c], patch[:, :, c], first, weight, left, right, y0, y1, x1)
+                _rows(frames[n, :, :, c], column[:, :, c], first, weight, left, right, top, bottom, y1)
+
+
+@njit(cache=True)
+def _touched(discs: FloatArray, side: int, size: int) -> tuple[int, int, int, int]:
+    """Pixels of the smaller frame that any disc touches: all are blended in full and then reduced together."""
+    left, right, top, bottom = size, 0, size, 0
+    for k in range(len(discs)):
+        if np.isnan(discs[k, 0]):
             continue
-        for i in range(y0, y1):
-            for j in range(left, right):
-                for c in range(3):
-                    total = 0
-                    for p in range(reach):
-                        if first[j] + p < x1:
-                            total += weight[j, p] * patch[i, first[j] + p, c]
-                    column[i, j, c] = total
-        for i in range(top, bottom):
-            for j in range(left, right):
-                for c in range(3):
-                    total = 0
-                    for p in range(reach):
-                        if first[i] + p < y1:
-                            total += weight[i, p] * column[first[i] + p, j, c]
-                    frames[n, i, j, c] = (2 * total + whole) // (2 * whole)
+        x, y, far = discs[k, 0], discs[k, 1], REACH * discs[k, 2] + 1.0
+        left = min(left, max(0, int((x - far) * size / side)))
+        right = max(right, min(size, int((x + far) * size / side) + 1))
+        top = min(top, max(0, int((y - far) * size / side)))
+        bottom = max(bottom, min(size, int((y + far) * size / side) + 1))
+    return left, right, top, bottom
+
+
+@njit(cache=True)
+def _disc(patch: ByteArray, disc: FloatArray, x0: int, x1: int, y0: int, y1: int) -> None:
+    """Blend one disc over the full frame within these pixels."""
+    x, y, one = disc[0], disc[1], np.float32(1.0)
+    twice = np.float32(2.0) * disc[2] * disc[2]
+    across, down = _profile(x, twice, x0, x1, len(patch)), _profile(y, twice, y0, y1, len(patch))
+    for i in range(y0, y1):
+        for j in range(x0, x1):
+            a = down[i - y0] * across[j - x0]
+            if a < np.float32(1e-8):
+                continue
+            for c in range(3):
+                patch[i, j, c] = np.uint8(np.float32(patch[i, j, c]) * (one - a) + disc[3 + c] * a)
+
+
+@njit(cache=True)
+def _profile(centre: float, twice: float, start: int, stop: int, side: int) -> FloatArray:
+    """How much of a disc is seen along one axis; the greatest on the grid is brought to one."""
+    found = np.empty(stop - start, np.float32)
+    nearest = np.float32(min(max(round(float(centre)), 0), side - 1)) - centre
+    for i in range(start, stop):
+        found[i - start] = np.exp(-((np.float32(i) - centre) ** 2 - nearest**2) / twice)
+    return found
+
+
+@njit(cache=True)
+def _columns(
+    column: npt.NDArray[np.int64], patch: ByteArray, first: npt.NDArray[np.int64], weight: npt.NDArray[np.int64],
+    left: int, right: int, y0: int, y1: int, x1: int,
+) -> None:  # fmt: skip
+    """Reduce one colour across."""
+    for i in range(y0, y1):
+        for j in range(left, right):
+            total = 0
+            for p in range(weight.shape[1]):
+                if first[j] + p < x1:
+                    total += weight[j, p] * patch[i, first[j] + p]
+            column[i, j] = total
+
+
+@njit(cache=True)
+def _rows(
+    frame: ByteArray, column: npt.NDArray[np.int64], first: npt.NDArray[np.int64], weight: npt.NDArray[np.int64],
+    left: int, right: int, top: int, bottom: int, y1: int,
+) -> None:  # fmt: skip
+    """Reduce one colour down, and round."""
+    whole = weight[0].sum() ** 2
+    for i in range(top, bottom):
+        for j in range(left, right):
+            total = 0
+            for p in range(weight.shape[1]):
+                if first[i] + p < y1:
+                    total += weight[i, p] * column[first[i] + p, j]
+            frame[i, j] = (2 * total + whole) // (2 * whole)

@@ -30,8 +30,8 @@ class RoomsConfig(Options):
     """What a scene is like.
 
     Attributes:
-        layout: `two_rooms` as in `swm/TwoRoom-v1`, `random_two_rooms` with a wall and a door of its own in each scene, or
-            a `maze` of its own.
+        layout: `two_rooms` as in `swm/TwoRoom-v1`, `random_two_rooms` with a wall and a door of its own in each scene,
+            or a `maze` of its own.
         cells: Rooms a side of a maze.
         frame: Side of a frame, px.
         radius: Of the agent, px of the scene.

@@ -79,4 +79,4 @@ class GoTo:
         return self.fallback(history)
 
 
-__all__ = ["FRAME", "GoTo", "Reach", "STANDARD"]
+__all__ = ["FRAME", "STANDARD", "GoTo", "Reach"]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -23,15 +21,13 @@ from foreworld.domains.treatment.calibrate import (
 from foreworld.domains.treatment.collect import CollectConfig, collect
 from foreworld.domains.treatment.settings import training
 from foreworld.episodes import EpisodeStore
-from foreworld.episodes.files import one_writer, read_json, write_json
 from foreworld.errors import InputError
-from foreworld.evidence.protocol import cpu_seconds
+from foreworld.evidence.stages import Stages
 from foreworld.forecast.forecaster import Forecaster
 from foreworld.learning.progress import Mode
 from foreworld.learning.train import TrainConfig, train
 from foreworld.model.checkpoint import load, read_extra, save
 
-RECIPE = "recipe.json"  # in a prepared folder: what it was made for, and what that took
 PART = "part: "  # before the names of stages that no forecaster is made from
 
 
@@ -123,20 +119,17 @@ def prepare(
     Raises:
         InputError: The folder holds what another recipe, seed or store gave, or another process is preparing it.
     """
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    config = recipe.calibrate if announced else recipe.calibrate.silent()
+    stages = Stages(folder, recipe.key(seed, data))
+    place, config = stages.place, recipe.calibrate if announced else recipe.calibrate.silent()
     model_folder = place / "model"
     wanted = model_folder if announced else silent_folder(place)
-    # What is finished is only read, by as many as like to.
-    if _claimed(place) == recipe.key(seed, data) and wanted.exists() and _calibrated(wanted, config):
-        return load_forecaster(wanted), _spent(place, announced)
-    with one_writer(place / ".lock"):
-        _claim(place, recipe.key(seed, data))
+    if stages.claimed and wanted.exists() and _calibrated(wanted, config):
+        return load_forecaster(wanted), _spent(stages, announced)
+    with stages.making():
         if not model_folder.exists():
-            store = data or _collected(place, recipe, seed, report)
+            store = data or _collected(stages, recipe, seed, report)
             report(f"training for {recipe.steps} steps")
-            with _stage(place, "train"):
+            with stages.stage("train"):
                 train(store, model_folder, recipe.training(seed), progress=progress)
         if not wanted.exists():
             save(load(model_folder), wanted, extra={"training": read_extra(model_folder)["training"]})
@@ -145,11 +138,11 @@ def prepare(
             threads = torch.get_num_threads()
             torch.set_num_threads(1)
             try:
-                with _stage(place, "calibrate" if announced else "calibrate, silent"):
+                with stages.stage("calibrate" if announced else "calibrate, silent"):
                     save_calibration(wanted, calibrate(load(wanted), config, seed=seed, report=report))
             finally:
                 torch.set_num_threads(threads)
-        return load_forecaster(wanted), _spent(place, announced)
+        return load_forecaster(wanted), _spent(stages, announced)
 
 
 def _calibrated(model: Path, config: CalibrateConfig) -> bool:
@@ -171,13 +164,11 @@ def collected(
     Raises:
         InputError: As in `prepare`.
     """
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    if _claimed(place) == recipe.key(seed) and _complete(place / "data"):
-        return place / "data"
-    with one_writer(place / ".lock"):
-        _claim(place, recipe.key(seed))
-        return _collected(place, recipe, seed, report)
+    stages = Stages(folder, recipe.key(seed))
+    if stages.claimed and _complete(stages.place / "data"):
+        return stages.place / "data"
+    with stages.making():
+        return _collected(stages, recipe, seed, report)
 
 
 def learned(
@@ -207,29 +198,26 @@ def learned(
     Raises:
         InputError: As in `prepare`.
     """
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    with one_writer(place / ".lock"):
-        _claim(place, recipe.key(seed, data))
-        made = place / name
+    stages = Stages(folder, recipe.key(seed, data))
+    with stages.making():
+        made = stages.place / name
         if not made.exists():
             report(f"learning {name}")
-            half = place / f"{name}-half"
+            half = stages.place / f"{name}-half"
             shutil.rmtree(half, ignore_errors=True)
-            with _stage(place, PART + name):
+            with stages.stage(PART + name):
                 make(half)
                 half.replace(made)
-        cost = read_json(place / RECIPE)["cpu_seconds"].get(PART + name)
-        return made, math.nan if cost is None else float(cost)
+        return made, stages.cost(PART + name)
 
 
-def _collected(place: Path, recipe: Recipe, seed: int, report: Callable[[str], None]) -> Path:
-    store = place / "data"
+def _collected(stages: Stages, recipe: Recipe, seed: int, report: Callable[[str], None]) -> Path:
+    store = stages.place / "data"
     if not _complete(store):
         report(f"collecting {recipe.collect.subjects} virtual people, {recipe.collect.days} days each")
         # What an interrupted call left has no statistics; it is collected again from the start.
         shutil.rmtree(store, ignore_errors=True)
-        with _stage(place, "collect"):
+        with stages.stage("collect"):
             collect(store, recipe.collect, seed=seed)
     return store
 
@@ -239,36 +227,7 @@ def _complete(store: Path) -> bool:
     return (store / "zarr.json").is_file() and bool(EpisodeStore.open(store).schema.statistics)
 
 
-def _claim(place: Path, key: str) -> None:
-    """Say in the folder what it is made for, and refuse it for anything else."""
-    found = _claimed(place)
-    if found not in (None, key):
-        raise InputError(f"{place} holds what {found} gave, not {key}: another recipe, seed or store; use a new folder")
-    if found is None:
-        write_json(place / RECIPE, {"format": 1, "key": key, "cpu_seconds": {}})
-
-
-def _claimed(place: Path) -> str | None:
-    """What a folder was made for; None if it says nothing."""
-    path = place / RECIPE
-    return read_json(path).get("key") if path.is_file() else None
-
-
-@contextmanager
-def _stage(place: Path, name: str) -> Iterator[None]:
-    """Count the CPU time of a stage; one that was begun before and not ended stays without a figure."""
-    path = place / RECIPE
-    content = read_json(path)
-    costs, began = content["cpu_seconds"], cpu_seconds()
-    again = costs.get(name, 0.0) is None
-    write_json(path, {**content, "cpu_seconds": {**costs, name: None}})
-    yield
-    write_json(path, {**content, "cpu_seconds": {**costs, name: None if again else cpu_seconds() - began}})
-
-
-def _spent(place: Path, announced: bool) -> float:
+def _spent(stages: Stages, announced: bool) -> float:
     """CPU seconds of the stages behind one of the two models."""
     other = "calibrate, silent" if announced else "calibrate"
-    stages = read_json(place / RECIPE)["cpu_seconds"].items()
-    costs = [cost for stage, cost in stages if stage != other and not stage.startswith(PART)]
-    return math.nan if not costs or None in costs else float(sum(costs))
+    return stages.cost(name for name in stages.names if name != other and not name.startswith(PART))

@@ -25,16 +25,17 @@ from foreworld.domains.treatment.error_growth.statements import IN_RANGE, skill
 from foreworld.domains.treatment.forecast_arms import ForecasterArm, Persistence, RecentArm
 from foreworld.domains.treatment.forecast_protocol import histories_of
 from foreworld.domains.treatment.forecasting import DAY, Arm, ForecastConfig, record_therapy, scored_moments
-from foreworld.domains.treatment.prepare import FULL, RECIPE
+from foreworld.domains.treatment.prepare import FULL
 from foreworld.domains.treatment.prepared import Prepared, models_folder, prepare_all, recipe_of
 from foreworld.domains.treatment.schema import STEP_MINUTES
 from foreworld.domains.treatment.settings import MODEL
 from foreworld.domains.treatment.tables import Patients, load_patients
-from foreworld.episodes.files import one_writer, read_json
+from foreworld.episodes.files import one_writer
 from foreworld.evidence.parallel import run_all
 from foreworld.evidence.protocol import Protocol, Request
 from foreworld.evidence.rows import NAMES, Names, Row
 from foreworld.evidence.samples import Samples
+from foreworld.evidence.stages import cost_of
 from foreworld.forecast.forecaster import Forecaster
 
 RECENT = {"foreworld_12h": 144, "foreworld_8h": 96}
@@ -220,7 +221,7 @@ def measure(job: Job, patients: Patients) -> Found:
 
 
 def _makers(job: Job) -> dict[str, Callable[[], tuple[Arm, float, float]]]:
-    cost = _trained_for(job.made)
+    cost = cost_of(job.made.model.parent, "train")
     seconds = cost if np.isfinite(cost) else job.config.arms.seconds
 
     @cache
@@ -244,13 +245,6 @@ def _makers(job: Job) -> dict[str, Callable[[], tuple[Arm, float, float]]]:
         "persistence": lambda: (Persistence(), 0.0, 0.0),
         **{name: lambda name=name: learned(name) for name in LEARNED},  # type: ignore[misc]
     }
-
-
-def _trained_for(made: Prepared) -> float:
-    """CPU seconds of the world model's training alone, without data and calibration; NaN where nobody knows."""
-    recipe = made.model.parent / RECIPE
-    cost = read_json(recipe)["cpu_seconds"].get("train") if recipe.is_file() else None
-    return float("nan") if cost is None else float(cost)
 
 
 def _work(job: Job) -> Found:
