@@ -29,6 +29,7 @@ from foreworld.domains.treatment.prepare import Recipe
 from foreworld.domains.treatment.tables import TRAINING, UNSEEN, load_patients
 from foreworld.domains.treatment.tracks import TRACKS, LoopConfig
 from foreworld.episodes import EpisodeStore
+from foreworld.episodes.files import one_writer
 from foreworld.errors import InputError, MissingDataError
 from foreworld.evidence import parallel
 from foreworld.evidence.protocol import Evidence, Request
@@ -177,13 +178,13 @@ def test_interrupted_while_calibrating_it_only_calibrates_and_threads_are_given_
 
 
 def test_two_processes_cannot_prepare_one_folder_and_many_may_read_a_finished_one(whole, tmp_path):
-    with prepare.one_writer(whole[0] / ".lock"):
+    with one_writer(whole[0] / ".lock"):
         prepare.prepare(whole[0], RECIPE, seed=1, progress="none")
         assert prepare.collected(whole[0], RECIPE, seed=1) == whole[0] / "data"
         # The same weights, calibrated for other people, are not there yet.
         with pytest.raises(InputError, match="another writer"):
             prepare.prepare(whole[0], RECIPE, seed=1, announced=False, progress="none")
-    with prepare.one_writer(tmp_path / ".lock"), pytest.raises(InputError, match="another writer"):
+    with one_writer(tmp_path / ".lock"), pytest.raises(InputError, match="another writer"):
         prepare.prepare(tmp_path, RECIPE, seed=1, progress="none")
 
 
