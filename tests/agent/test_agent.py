@@ -103,6 +103,23 @@ def test_a_decision_does_not_depend_on_its_batch_nor_on_the_order_of_it(forecast
         assert [step.actors[row] for row in mixed] == shuffled[t].actors.tolist()
 
 
+def test_who_is_kept_goes_on_as_if_alone(forecaster, past):
+    left = [5, 2]
+    agent, _ = decide(open_minded(forecaster), past, steps=9)
+    other, _ = decide(open_minded(forecaster), past, left, steps=9)
+    agent.keep([agent.memory.subjects[row] for row in left])
+    assert agent.memory.subjects == other.memory.subjects
+    for t in (9, 10):
+        ours, theirs = (one.decide(5.0 * (NOW + t), past.values(NOW + t, left)) for one in (agent, other))
+        np.testing.assert_allclose(ours.actions, theirs.actions, atol=1e-5, rtol=0)
+        assert ours.reasons == theirs.reasons
+    np.testing.assert_allclose(agent.monitor.surprise, other.monitor.surprise, atol=1e-5)
+    for names in ([], ["nobody"], [agent.memory.subjects[0]] * 2):
+        with pytest.raises(InputError, match="served"):
+            agent.keep(names)
+    assert len(agent.memory.subjects) == 2
+
+
 def test_the_same_seed_decides_the_same_and_another_seed_searches_elsewhere(forecaster, past):
     one, two, other = (decide(open_minded(forecaster), past, seed=seed)[1][0] for seed in (3, 3, 4))
     np.testing.assert_array_equal(one.actions, two.actions)

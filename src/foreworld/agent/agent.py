@@ -160,6 +160,26 @@ class Agent:
         self.monitor = Monitor(len(self.memory.subjects), self.forecaster.calibration.monitor)
         self.belief, self._previous = None, None
 
+    def keep(self, subjects: Sequence[str]) -> None:
+        """Serve only these from now on, in this order; what comes is theirs alone. Of the others all is forgotten.
+
+        Raises:
+            InputError: One of them is not served, or is given twice, or there is none.
+        """
+        memory = self._memory()
+        unknown = [name for name in subjects if name not in memory.subjects]
+        if unknown or not subjects or len(set(subjects)) != len(subjects):
+            what = f"{unknown[0]} is not served" if unknown else "give at least one subject, each once"
+            raise InputError(f"{what}; served are {', '.join(memory.subjects)}")
+        rows = np.array([memory.subjects.index(name) for name in subjects], dtype=np.int64)
+        memory.keep(rows)
+        if self.monitor is not None:
+            self.monitor.keep(rows)
+        if self.belief is not None:
+            self.belief = self.belief.select(torch.from_numpy(rows))
+        if self._previous is not None:
+            self._previous = self._previous[torch.from_numpy(rows)]
+
     @torch.no_grad()
     def decide(self, time: float, values: Mapping[str, np.ndarray]) -> Step:
         """Perceive what is observed and announced at `time` (by channel [B]) and choose what to do now.

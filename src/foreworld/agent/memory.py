@@ -35,6 +35,17 @@ class Remembered:
     margins: dict[str, np.ndarray]
     cost: np.ndarray
 
+    def select(self, rows: np.ndarray) -> Remembered:
+        """Of some subjects."""
+        return Remembered(
+            self.time,
+            self.belief.select(torch.from_numpy(rows)),
+            self.action[rows],
+            {name: values[rows] for name, values in self.predicted.items()},
+            {name: values[rows] for name, values in self.margins.items()},
+            self.cost[rows],
+        )
+
 
 class Memory:
     """Measured data of B subjects on a regular clock, the last `steps` of them, and the last decisions.
@@ -112,6 +123,18 @@ class Memory:
         for name, array in arrays.items():
             self._seen[name].append(array)
         self._awaits_action = True
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Forget all subjects but those at `rows` [n], which stay in the order given."""
+        self.subjects = tuple(self.subjects[row] for row in rows)
+        self.statics = {name: values[rows] for name, values in self.statics.items()}
+        for kept in (*self._seen.values(), *self._done.values()):
+            whole = list(kept)
+            kept.clear()
+            kept.extend(values[rows] for values in whole)
+        made = list(self.decisions)
+        self.decisions.clear()
+        self.decisions.extend(one.select(rows) for one in made)
 
     def forget(self) -> None:
         """Take back the last `see`, to which no action was added: what followed from it failed."""

@@ -86,6 +86,11 @@ class Monitor:
         self.held = np.zeros(size, dtype=np.int64)
         self._seen = 0
 
+    def keep(self, rows: np.ndarray) -> None:
+        """Forget all subjects but those at `rows` [n]."""
+        self.surprise, self.alarm, self.against = self.surprise[rows], self.alarm[rows], self.against[rows]
+        self.jump, self.held = self.jump[rows], self.held[rows]
+
     def look(self, forecaster: Forecaster, memory: Memory, imagined: Imagined, space: ActionSpace) -> np.ndarray:
         """[B] whether surprise or direction calls the model wrong, after the moment that memory saw last.
 

@@ -11,9 +11,16 @@ import numpy.typing as npt
 
 from foreworld.errors import InputError
 from foreworld.evidence.rows import NAMES, Names, Row
-from foreworld.evidence.statistics import REPEATS, Interval, cluster_bootstrap, paired_bootstrap, ratio_bootstrap
+from foreworld.evidence.statistics import (
+    REPEATS,
+    Interval,
+    cluster_bootstrap,
+    paired_bootstrap,
+    ratio_bootstrap,
+    wilson,
+)
 
-How = Literal["mean", "rms", "max"]
+How = Literal["mean", "rms", "max", "wilson"]
 
 
 @dataclass
@@ -71,8 +78,9 @@ class Samples:
             groups: `[n]` the groups of each subject; all are in `all` besides.
             unit: of the pooled value.
             weights: `[n]`, such as the number of errors that a mean is over.
-            how: `mean`; `rms`, the root of the mean of the *squared* errors given; or `max` over seeds of the seed's
-                mean, which has no interval.
+            how: `mean`; `rms`, the root of the mean of the *squared* errors given; `max` over seeds of the seed's mean,
+                which has no interval; or `wilson`, a share of subjects that are each there once, which succeed (1)
+                or do not (0): where nobody fails, resampling them would give an interval without width.
 
         Raises:
             InputError: an unknown seed, arm, group or metric, a value that is not finite, shapes that disagree, a
@@ -178,6 +186,10 @@ class Samples:
             found = Interval(max(by_seed), np.nan, np.nan)
         else:
             found = cluster_bootstrap(values, subjects, weights=weights, transform=change, repeats=repeats, seed=seed)
+        if pool.how == "wilson":
+            if n != len(values) or not np.isin(values, (0.0, 1.0)).all():
+                raise InputError(f"{metric} of {arm} is to be a share of subjects who are there once, each 0 or 1")
+            found = wilson(float(values.sum()), n)
         sure = pool.how != "max" and n > 1
         return Row(
             arm=arm,
@@ -203,7 +215,7 @@ class Samples:
             InputError: an arm has no such samples, the two have not the same subjects and seeds, or they are neither
                 means nor root mean squares of equally weighted samples.
         """
-        first, second = self._pairs(arm, baseline, metric, group, how=("mean", "rms"))
+        first, second = self._pairs(arm, baseline, metric, group, how=("mean", "rms", "wilson"))
         keys = sorted(first)
         return paired_bootstrap(
             [first[key] for key in keys],
@@ -233,7 +245,7 @@ class Samples:
 
     def differences_by_seed(self, arm: str, baseline: str, metric: str, group: str = "all") -> tuple[float, ...]:
         """`difference` in each seed alone; raises as it does."""
-        sides = self._pairs(arm, baseline, metric, group, how=("mean", "rms"))
+        sides = self._pairs(arm, baseline, metric, group, how=("mean", "rms", "wilson"))
         change = np.sqrt if self._pools[arm, metric].how == "rms" else np.asarray
 
         def of(side: dict[tuple[int, str], float], seed: int) -> float:

@@ -8,6 +8,7 @@ It answers `model.interface.Imaginer`: forecaster, guardrails, planners and agen
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -133,6 +134,18 @@ class LatentModel(nn.Module):
         reach = torch.tensor([_reach(channel) for channel in actions])
         self.register_buffer("centre", centre, persistent=False)
         self.register_buffer("reach", reach, persistent=False)
+
+    def with_horizon(self, points: int) -> Self:
+        """The same model, weights shared, that looks fewer points ahead.
+
+        Raises:
+            InputError: It does not look so far.
+        """
+        if not 1 <= points <= len(self.config.grid):
+            raise InputError(f"the model looks 1 to {len(self.config.grid)} points ahead, not {points}")
+        other = copy.copy(self)
+        other.config = self.config.model_copy(update={"grid": HorizonGrid(points=self.config.grid.points[:points])})
+        return other
 
     # --- the past ----------------------------------------------------------------------------------------------
 

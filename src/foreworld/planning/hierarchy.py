@@ -11,14 +11,18 @@ topological memory; Eysenbach et al. 2019, search on the replay buffer). It is m
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from foreworld.errors import InputError
+from foreworld.errors import FormatError, InputError
 
 NEAR = 4  # waypoints that count as being near a scene
+FILE = "waypoints.safetensors"
 UNREACHED = 1e4  # blocks; what nobody has come from
 
 
@@ -67,6 +71,25 @@ class WaypointGraph:
         often = torch.bincount(pairs, minlength=len(centres) ** 2).reshape(len(centres), -1)
         apart = (clips[:, 1:] - clips[:, :-1]).norm(dim=-1)
         return cls(centres, _shortest(often >= seen), float(apart.quantile(0.75)))
+
+    def save(self, folder: str | Path) -> None:
+        """Write `waypoints.safetensors` into a folder."""
+        tensors = {"nodes": self.nodes, "blocks": self.blocks, "pace": torch.tensor(self.pace, dtype=torch.float64)}
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, Path(folder) / FILE)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> WaypointGraph:
+        """Read what `save` wrote.
+
+        Raises:
+            FormatError: There is no such file, or it holds something else.
+        """
+        path = Path(folder) / FILE
+        try:
+            found = load_file(path)
+            return cls(found["nodes"], found["blocks"], float(found["pace"]))
+        except (OSError, SafetensorError, KeyError) as error:
+            raise FormatError(f"{path} holds no waypoints: {error}; make them again") from error
 
     def without(self, barred: Tensor) -> WaypointGraph:
         """Without waypoints [M] where nobody may be: ways through them no longer count.

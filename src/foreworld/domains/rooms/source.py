@@ -45,7 +45,7 @@ class RoomsSource:
 
     def __init__(self, config: RoomsConfig, seeds: Sequence[int]) -> None:
         self.scenes = Scenes(config, seeds)
-        self.subjects = tuple(f"scene{seed}" for seed in seeds)
+        self.subjects = list(f"scene{seed}" for seed in seeds)
 
     def reset(self) -> Mapping[str, np.ndarray]:
         """The first frames."""

@@ -1,0 +1,163 @@
+"""Episodes of many scenes in closed loop, whoever moves: the agent, or one of the floors that it is compared with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from foreworld.agent.agent import ACTORS, Actor, Agent
+from foreworld.agent.configurator import Configurator
+from foreworld.domains.rooms.layout import BoolArray, FloatArray
+from foreworld.domains.rooms.prepare import Prepared
+from foreworld.domains.rooms.render import ByteArray
+from foreworld.domains.rooms.scene import Scenes
+from foreworld.domains.rooms.source import FRAME, PLACE
+from foreworld.domains.rooms.task import STANDARD, GoTo
+from foreworld.forecast.forecaster import Calibration, Forecaster
+from foreworld.planning.planners.base import Planner
+from foreworld.planning.planners.cem import CEMConfig, CEMPlanner
+from foreworld.planning.profile import Profile
+
+SEARCH = CEMConfig.icem(samples=48, iterations=3)
+
+
+class Player(Protocol):
+    """Whoever moves the agents of N scenes."""
+
+    def begin(self, scenes: Scenes, frames: ByteArray) -> None:
+        """Episodes begin: the first frames [N, H, W, C]."""
+
+    def act(self, frames: ByteArray, going: BoolArray) -> FloatArray:
+        """[N, 2] actions; those of scenes whose episode has ended (`going` [N] is false) do not count."""
+
+
+@dataclass
+class Outcome:
+    """What became of N episodes.
+
+    Attributes:
+        reached: [N] whether the goal was reached within the budget.
+        solved: [N] whether it was reached before anything was done.
+        steps: [N] actions until then; the budget where it was not.
+        refused: [N] decisions that the planner refused.
+        entered: [N] steps within a zone that must not be entered.
+        decisions: Number of decisions.
+        cpu_seconds: What all decisions took, encoding included.
+        path: [T + 1, N, 2] px.
+    """
+
+    reached: BoolArray
+    solved: BoolArray
+    steps: np.ndarray
+    refused: np.ndarray
+    entered: np.ndarray
+    decisions: int
+    cpu_seconds: float
+    path: FloatArray
+
+
+Zone = Callable[[FloatArray], BoolArray]
+
+
+def run_scenes(
+    player: Player, scenes: Scenes, budget: int, *, frames: ByteArray | None = None, zone: Zone | None = None
+) -> Outcome:
+    """Run one episode of each scene.
+
+    Args:
+        player: Who moves.
+        scenes: Reset or placed.
+        budget: Actions an episode has at most.
+        frames: Of now; painted if None.
+        zone: From positions [N, 2] px, which are where nobody may be.
+    """
+    seen = scenes.frames() if frames is None else frames
+    solved = scenes.reached.copy()
+    done, steps = solved.copy(), np.where(solved, 0, budget)
+    entered, refused, spent, decisions = np.zeros(len(scenes), int), np.zeros(len(scenes), int), 0.0, 0
+    path = [scenes.position.copy()]
+    player.begin(scenes, seen)
+    for step in range(budget):
+        if done.all():
+            break
+        began = time.process_time()
+        action = player.act(seen, ~done)
+        spent += time.process_time() - began
+        decisions += int((~done).sum())
+        refused += np.where(done, 0, getattr(player, "refused", 0))
+        before = scenes.position.copy()
+        seen = scenes.step(np.where(done[:, None], 0.0, action))
+        scenes.position[done] = before[done]
+        path.append(scenes.position.copy())
+        if zone is not None:
+            entered += zone(scenes.position) & ~done
+        new = scenes.reached & ~done
+        steps[new] = step + 1
+        done |= new
+    return Outcome(done & ~solved, solved, steps, refused, entered, decisions, spent, np.stack(path))
+
+
+@dataclass
+class Planned:
+    """The agent of foreworld: it sees frames and what was done, and plans towards a goal's frame.
+
+    Args:
+        prepared: Model and waypoints.
+        horizon: Blocks that are planned ahead.
+        planner: Searches.
+        graph: Whether distances are counted along waypoints.
+        calibration: Of the model.
+        profile: Weights.
+        seed: Of the search.
+    """
+
+    prepared: Prepared
+    horizon: int = 3
+    planner: Planner = field(default_factory=lambda: CEMPlanner(SEARCH))
+    graph: bool = True
+    calibration: Calibration | None = None
+    profile: Profile = STANDARD
+    seed: int = 0
+
+    def begin(self, scenes: Scenes, frames: ByteArray) -> None:
+        """Look at the goals' frames."""
+        model = self.prepared.model.with_horizon(self.horizon)
+        goals = model.embed(torch.from_numpy(scenes.goal_frames()))[:, None]
+        self._names = [f"scene{n}" for n in range(len(scenes))]
+        self._model, self._goals, self._rows = model, goals.detach(), np.arange(len(scenes))
+        self.refused = np.zeros(len(scenes), int)
+        self._clock = 0
+        self.agent = self._agent(self._goals)
+        self.agent.start(self._names, {})
+
+    def act(self, frames: ByteArray, going: BoolArray) -> FloatArray:
+        """Decide for the scenes that go on."""
+        rows = np.flatnonzero(going)
+        if len(rows) < len(self._rows):
+            self.agent.keep([self._names[row] for row in rows])
+            self.agent.task = self._task(self._goals[rows])
+            self._rows = rows
+        unknown = {name: np.full(len(rows), np.nan) for name in PLACE}
+        step = self.agent.decide(float(self._clock), {FRAME: frames[rows], **unknown})
+        self._clock += 1
+        self.last = step
+        self.refused[:] = 0
+        self.refused[rows] = step.actors != ACTORS.index(Actor.planner)
+        action = np.zeros((len(going), 2), dtype=np.float32)
+        action[rows] = step.actions
+        return action
+
+    def _agent(self, goals: torch.Tensor) -> Agent:
+        return Agent(
+            Forecaster(self._model, self.calibration), self._task(goals), self.planner,
+            configurator=Configurator(self.profile), checker=None, seed=self.seed,
+        )  # fmt: skip
+
+    def _task(self, goals: torch.Tensor) -> GoTo:
+        graph = self.prepared.graph if self.graph else None
+        return GoTo(goals, distance=None if graph is None else graph.distance)

@@ -1,0 +1,164 @@
+"""From nothing to a model of a scene: record, train, find waypoints; finished parts are reused."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from foreworld import __version__
+from foreworld.domains.rooms.behaviour import Roam
+from foreworld.domains.rooms.scene import RoomsConfig
+from foreworld.domains.rooms.source import PLACE, Mover, RoomsSource, schema_of
+from foreworld.episodes import EpisodeStore, WindowReader, record
+from foreworld.episodes.options import Options
+from foreworld.evidence.stages import Stages
+from foreworld.learning.fit import FitConfig
+from foreworld.learning.latent import TrainLatentConfig, train_latent
+from foreworld.learning.progress import Mode
+from foreworld.model.checkpoint import load_as
+from foreworld.model.dynamics import HorizonGrid
+from foreworld.model.latent_model import LatentConfig, LatentModel
+from foreworld.planning.hierarchy import WaypointGraph
+
+SIDE_BY_SIDE = 250  # scenes that are recorded together
+SPLIT = "default/fit"
+
+
+class RoomsRecipe(Options):
+    """Everything that shapes a model of rooms, apart from the seed.
+
+    Attributes:
+        name: For people.
+        rooms: What scenes are like.
+        episodes: Recorded scenes.
+        steps: Actions each.
+        train: Training; its seed is replaced.
+        waypoints: Of the graph; 0 makes none.
+    """
+
+    name: str
+    rooms: RoomsConfig = RoomsConfig()
+    episodes: int = Field(default=240, gt=0)
+    steps: int = Field(default=200, gt=0)
+    train: TrainLatentConfig = TrainLatentConfig(
+        model=LatentConfig(quantities=PLACE, grid=HorizonGrid(points=tuple(range(4, 41, 4)))),
+        fit=FitConfig(steps=280, lr=1e-3, warmup=40, floor=0.0, weight_decay=1e-3, threads=1),
+    )
+    waypoints: int = Field(default=600, ge=0)
+
+    def training(self, seed: int) -> TrainLatentConfig:
+        """Training settings for a seed."""
+        return self.train.model_copy(update={"fit": self.train.fit.model_copy(update={"seed": seed})})
+
+    def key(self, seed: int) -> str:
+        """A name for what recipe and seed give."""
+        text = f"{__version__} {self.model_dump_json()}"
+        return f"rooms-{self.name}-{seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    def quick(self) -> RoomsRecipe:
+        """A smoke run."""
+        fit = self.train.fit.model_copy(update={"steps": 60, "warmup": 10})
+        return self.model_copy(
+            update={"name": f"{self.name}-quick", "episodes": 40, "steps": 100, "waypoints": min(self.waypoints, 150),
+                    "train": self.train.model_copy(update={"fit": fit})}
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was made.
+
+    Attributes:
+        model: Of the scene.
+        graph: Waypoints, or None.
+        store: Recorded episodes.
+        cpu_seconds: Data, training and waypoints together; NaN where nobody knows.
+    """
+
+    model: LatentModel
+    graph: WaypointGraph | None
+    store: Path
+    cpu_seconds: float
+
+
+def prepare(
+    folder: str | Path,
+    recipe: RoomsRecipe,
+    *,
+    seed: int = 0,
+    progress: Mode = "auto",
+    report: Callable[[str], None] = lambda line: None,
+) -> Prepared:
+    """Record, train and find waypoints in `folder`, reusing what an earlier call with the same recipe finished.
+
+    Args:
+        folder: Holds `data` and `model`.
+        recipe: What to do.
+        seed: Of data and initialisation.
+        progress: Of training.
+        report: Takes a line at each stage.
+
+    Raises:
+        InputError: The folder holds what another recipe or seed gave, or another process is preparing it.
+    """
+    stages = Stages(folder, recipe.key(seed))
+    store, model, made = stages.place / "data", stages.place / "model", ("record", "train", "waypoints")
+    if not (stages.claimed and _complete(model, recipe)):
+        with stages.making():
+            if not model.exists():
+                _record(stages, store, recipe, seed, report)
+                report(f"training for {recipe.train.fit.steps} steps")
+                with stages.stage("train"):
+                    train_latent(store, model, recipe.training(seed), progress=progress)
+            if not _complete(model, recipe):
+                report(f"finding {recipe.waypoints} waypoints")
+                with stages.stage("waypoints"):
+                    waypoints(load_as(LatentModel, model), store, recipe.waypoints, seed).save(model)
+    found = load_as(LatentModel, model)
+    graph = WaypointGraph.load(model) if recipe.waypoints else None
+    return Prepared(found, graph, store, stages.cost(made if recipe.waypoints else made[:2]))
+
+
+@torch.no_grad()
+def waypoints(model: LatentModel, store: str | Path, count: int, seed: int) -> WaypointGraph:
+    """Waypoints of whole recorded episodes."""
+    data = EpisodeStore.open(store)
+    chosen = data.episodes_of(SPLIT)
+    length = int(data.lengths[chosen].min()) // model.block * model.block
+    reader = WindowReader(
+        data, length, seed=seed, batch_size=len(chosen), split=SPLIT, channels=(model.config.frames,), every=model.block
+    )
+    frames = next(reader).values[model.config.frames]
+    clips = torch.stack([model.embed(torch.from_numpy(clip)) for clip in frames])
+    return WaypointGraph.build(clips, nodes=min(count, clips.shape[0] * clips.shape[1]), seed=seed)
+
+
+def _record(stages: Stages, store: Path, recipe: RoomsRecipe, seed: int, report: Callable[[str], None]) -> None:
+    """Record what is missing: parts of at most `SIDE_BY_SIDE` scenes, each with seeds of its own."""
+    done = len(EpisodeStore.open(store)) if (store / "zarr.json").is_file() else 0
+    if done < recipe.episodes:
+        report(f"recording {recipe.episodes} episodes of {recipe.steps} steps")
+        with stages.stage("record"):
+            for first in range(done, recipe.episodes, SIDE_BY_SIDE):
+                seeds = scene_seeds(seed, range(first, min(first + SIDE_BY_SIDE, recipe.episodes)))
+                source = RoomsSource(recipe.rooms, seeds)
+                mover = Mover(source, Roam(), seeds)
+                record(source, mover, store, seed=seeds[0], steps=recipe.steps, schema=schema_of(recipe.rooms))
+    data = EpisodeStore.open(store)
+    if SPLIT.split("/")[0] not in data.splits():
+        data.split(SPLIT.split("/")[0], {SPLIT.split("/")[1]: 1.0}, seed=seed)
+
+
+def scene_seeds(seed: int, numbers: range, *, held_out: bool = False) -> list[int]:
+    """Seeds of scenes: those that are learned from and those that are evaluated on never meet."""
+    return [int(np.random.SeedSequence((seed, int(held_out), number)).generate_state(1)[0]) for number in numbers]
+
+
+def _complete(model: Path, recipe: RoomsRecipe) -> bool:
+    return model.exists() and (not recipe.waypoints or (model / "waypoints.safetensors").is_file())

@@ -1,0 +1,248 @@
+"""`foreworld evaluate rooms/...`: reaching goals in scenes that nobody learned from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from foreworld.domains.rooms.floors import Clone, Nothing, Random, StraightLine
+from foreworld.domains.rooms.loop import SEARCH, Outcome, Planned, Player, run_scenes
+from foreworld.domains.rooms.pairs import Pairs, ahead, drawn
+from foreworld.domains.rooms.prepare import Prepared, RoomsRecipe, prepare
+from foreworld.domains.rooms.scene import RoomsConfig, Scenes
+from foreworld.episodes.options import Options
+from foreworld.evidence.kept import folder_digest
+from foreworld.evidence.parallel import run_all
+from foreworld.evidence.protocol import Protocol, Request
+from foreworld.evidence.rows import NAMES, Names, Row
+from foreworld.evidence.sampled import run_sampled
+from foreworld.evidence.samples import Samples
+
+VERSION = 1
+FLOORS = ("nothing", "random", "straight_line", "clone")
+ARMS = ("foreworld", "foreworld_flat", *FLOORS)
+METRICS = (
+    "success", "solved_at_start", "steps_to_goal", "refusals", "cpu_ms_per_decision", "train_cpu_seconds",
+    "success_above_foreworld_flat",
+)  # fmt: skip
+LEARNED = ("foreworld", "foreworld_flat", "clone")
+TOGETHER = 100  # scenes that are run side by side
+
+
+class ReachConfig(Options):
+    """An evaluation of reaching goals.
+
+    Attributes:
+        rooms: What scenes are like.
+        recipe: Of the model.
+        count: Starts a seed.
+        ahead: Steps after which a held-out episode's place is the goal; 0 draws start and goal.
+        budget: Actions an episode has at most.
+        horizon: Blocks that `foreworld` plans ahead, with waypoints.
+        flat_horizon: Blocks that `foreworld_flat` plans ahead, without.
+    """
+
+    rooms: RoomsConfig = RoomsConfig()
+    recipe: RoomsRecipe
+    count: int = 400
+    ahead: int = 0
+    budget: int = 100
+    horizon: int = 3
+    flat_horizon: int = 10
+
+
+TASKS: dict[str, tuple[str, ReachConfig]] = {
+    "two-room": (
+        "The two rooms of swm/TwoRoom-v1; the goal is where a held-out noisy expert was 25 steps later; 50 actions.",
+        ReachConfig(recipe=RoomsRecipe(name="two-rooms"), ahead=25, budget=50),
+    ),
+    "two-room-far": (
+        "The same with the goal 100 steps ahead and 150 actions.",
+        ReachConfig(recipe=RoomsRecipe(name="two-rooms"), ahead=100, budget=150),
+    ),
+    "cross-room": (
+        "The same rooms; start and goal in different rooms, 100 actions.",
+        ReachConfig(recipe=RoomsRecipe(name="two-rooms"), budget=100),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One arm in the scenes of one seed."""
+
+    arm: str
+    seed: int
+    config: ReachConfig
+    folder: Path
+    count: int
+
+
+def protocols() -> tuple[Protocol, ...]:
+    """All of them."""
+    return tuple(
+        Protocol(
+            name=f"rooms/{name}",
+            version=VERSION,
+            description=description,
+            settings={"reach": config.model_dump(mode="json")},
+            arms=ARMS,
+            metrics=METRICS,
+            run=_runner(name, config),
+            keeps=True,
+        )
+        for name, (description, config) in TASKS.items()
+    )
+
+
+def _runner(name: str, config: ReachConfig) -> Callable[[Request], Sequence[Row]]:
+    def run(request: Request) -> Sequence[Row]:
+        return rows_of(name, config, request)
+
+    return run
+
+
+def rows_of(name: str, config: ReachConfig, request: Request) -> list[Row]:
+    """Run the arms of a request."""
+    arms = request.arms or ARMS
+    config = config.model_copy(update={"recipe": config.recipe.quick()}) if request.quick else config
+    count = request.subjects or (16 if request.quick else config.count)
+    folders = {seed: runs() / config.recipe.key(seed) for seed in request.seeds}
+    made: dict[int, float] = {}
+    if set(LEARNED) & set(arms):
+        request.tell(f"preparing {len(folders)} models in {runs()} (those that are there are reused)")
+        work = [Making(seed, config.recipe, folder) for seed, folder in folders.items()]
+        made = dict(run_all(make, work))
+    samples = Samples(request.seeds, NAMES | Names(frozenset(ARMS), frozenset(), frozenset(METRICS)))
+    jobs = [Job(arm, seed, config, folders[seed], count) for seed in request.seeds for arm in arms]
+    request.tell(f"{name}: {len(jobs)} runs of {count} episodes")
+    for job, done in run_sampled(
+        run_job, jobs, add_samples, samples, identity=lambda job: identity(name, job), kept=request.kept,
+        workers=1 if request.quick else None,
+        report=request.tell,
+    ):  # fmt: skip
+        request.tell(f"{job.arm}, seed {job.seed}: {done.reached[~done.solved].mean():.1%}")
+    for seed, spent in made.items():
+        if np.isfinite(list(made.values())).all():
+            for arm in set(arms) & {"foreworld", "foreworld_flat"}:
+                samples.add(arm, "train_cpu_seconds", seed, ["model"], [spent], unit="s", how="max")
+    return [*samples.rows(), *above(samples, arms)]
+
+
+def runs() -> Path:
+    """Where prepared models are."""
+    return Path(os.environ.get("FOREWORLD_RUNS", "runs")) / "models"
+
+
+@dataclass(frozen=True)
+class Making:
+    """A model to prepare."""
+
+    seed: int
+    recipe: RoomsRecipe
+    folder: Path
+
+
+def make(making: Making) -> tuple[int, float]:
+    """Prepare it on one thread; its seed and CPU seconds."""
+    torch.set_num_threads(1)
+    return making.seed, prepare(making.folder, making.recipe, seed=making.seed, progress="none").cpu_seconds
+
+
+def run_job(job: Job) -> Outcome:
+    """One arm in the scenes of one seed, a part of them at a time."""
+    torch.set_num_threads(1)
+    config = job.config
+    pairs = ahead(config.rooms, job.seed, job.count, config.ahead) if config.ahead else drawn(
+        config.rooms, job.seed, job.count
+    )  # fmt: skip
+    prepared = prepare(job.folder, config.recipe, seed=job.seed, progress="none") if job.arm in LEARNED else None
+    player = player_of(job, prepared)
+    return joined([play(player, config, pairs, slice(at, at + TOGETHER)) for at in range(0, len(pairs), TOGETHER)])
+
+
+def play(player: Player, config: ReachConfig, pairs: Pairs, part: slice) -> Outcome:
+    """Some of the pairs."""
+    scenes = Scenes(config.rooms, pairs.seeds[part])
+    frames = scenes.place(pairs.start[part], pairs.goal[part])
+    return run_scenes(player, scenes, config.budget, frames=frames)
+
+
+def player_of(job: Job, prepared: Prepared | None) -> Player:
+    """Who moves."""
+    config = job.config
+    if prepared is None:
+        floors: dict[str, Callable[[], Player]] = {
+            "nothing": Nothing,
+            "random": lambda: Random(job.seed),
+            "straight_line": StraightLine,
+        }
+        return floors[job.arm]()
+    if job.arm == "clone":
+        return Clone(prepared, seed=job.seed)
+    if job.arm == "foreworld":
+        return Planned(prepared, horizon=config.horizon, seed=job.seed)
+    return Planned(prepared, horizon=config.flat_horizon, graph=False, seed=job.seed)
+
+
+def joined(parts: Sequence[Outcome]) -> Outcome:
+    """Several parts as one; without their paths, which are of different lengths."""
+    names = ("reached", "solved", "steps", "refused", "entered")
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return Outcome(
+        **arrays, decisions=sum(part.decisions for part in parts),
+        cpu_seconds=sum(part.cpu_seconds for part in parts), path=parts[0].path[:0],
+    )  # fmt: skip
+
+
+def add_samples(samples: Samples, job: Job, done: Outcome) -> None:
+    """What an arm gave in a seed; an episode that is solved at its start is counted, and no success."""
+    names = [f"{job.seed}/{n}" for n in range(len(done.reached))]
+    samples.add(job.arm, "solved_at_start", job.seed, names, done.solved.astype(float), how="wilson")
+    kept = np.flatnonzero(~done.solved)
+    own = [names[n] for n in kept]
+    samples.add(job.arm, "success", job.seed, own, done.reached[kept].astype(float), how="wilson")
+    # Who does not get there has used up the budget.
+    samples.add(job.arm, "steps_to_goal", job.seed, own, done.steps[kept], unit="steps")
+    if job.arm.startswith("foreworld"):
+        taken = np.maximum(done.steps[kept], 1)
+        samples.add(job.arm, "refusals", job.seed, own, done.refused[kept] / taken, weights=taken)
+    spent = 1000.0 * done.cpu_seconds / max(done.decisions, 1)
+    samples.add(job.arm, "cpu_ms_per_decision", job.seed, ["all"], [spent], unit="ms", how="max")
+
+
+def above(samples: Samples, arms: Sequence[str]) -> list[Row]:
+    """What waypoints are worth, paired by episode."""
+    if not {"foreworld", "foreworld_flat"} <= set(arms):
+        return []
+    found = samples.difference("foreworld", "foreworld_flat", "success")
+    by_seed = samples.differences_by_seed("foreworld", "foreworld_flat", "success")
+    return [
+        Row(
+            arm="foreworld", group="all", metric="success_above_foreworld_flat", value=100.0 * found.value,
+            low=100.0 * found.low, high=100.0 * found.high, n=len(samples.subjects("foreworld")), unit="points",
+            by_seed=tuple(100.0 * one for one in by_seed),
+        )
+    ]  # fmt: skip
+
+
+def identity(name: str, job: Job) -> dict[str, Any]:
+    """Everything that shapes what a job gives, but the source."""
+    return {
+        "protocol": f"rooms/{name} v{VERSION}",
+        "seed": job.seed,
+        "count": job.count,
+        "reach": job.config.model_dump(mode="json"),
+        "model": folder_digest(job.folder / "model") if job.arm in LEARNED else None,
+        "search": SEARCH.model_dump(mode="json"),
+        "versions": {"torch": torch.__version__, "numpy": np.__version__},
+    }
+
+
+PROTOCOLS = {protocol.name: protocol for protocol in protocols()}
