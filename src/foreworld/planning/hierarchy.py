@@ -126,8 +126,9 @@ class WaypointGraph:
         half = 0.5 * self.nodes.pow(2).sum(-1)
         closeness = latents @ self.nodes.T - half
         best, at = closeness.topk(min(NEAR, len(self.nodes)), dim=-1)
-        away = (latents.pow(2).sum(-1, keepdim=True) - 2.0 * best).clamp(min=0.0).sqrt()
-        return away / self.pace, at
+        away = (latents.pow(2).sum(-1, keepdim=True) - 2.0 * best).clamp(min=0.0).sqrt() / self.pace
+        # One that lies more than a block beyond the nearest may be on the other side of a wall.
+        return torch.where(away <= away[..., :1] + 1.0, away, UNREACHED), at
 
 
 def _nearest(points: Tensor, centres: Tensor) -> Tensor:

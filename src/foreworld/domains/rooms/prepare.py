@@ -63,9 +63,9 @@ class RoomsRecipe(Options):
 
     def quick(self) -> RoomsRecipe:
         """A smoke run."""
-        fit = self.train.fit.model_copy(update={"steps": 60, "warmup": 10})
+        fit = self.train.fit.model_copy(update={"steps": 120, "warmup": 20})
         return self.model_copy(
-            update={"name": f"{self.name}-quick", "episodes": 40, "steps": 100, "waypoints": min(self.waypoints, 150),
+            update={"name": f"{self.name}-quick", "episodes": 60, "steps": 120, "waypoints": min(self.waypoints, 150),
                     "train": self.train.model_copy(update={"fit": fit})}
         )  # fmt: skip
 

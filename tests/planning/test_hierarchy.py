@@ -1,0 +1,86 @@
+from itertools import pairwise
+
+import pytest
+import torch
+
+from foreworld.errors import FormatError, InputError
+from foreworld.planning.goal import GoalObjective, squared_distance
+from foreworld.planning.hierarchy import UNREACHED, WaypointGraph
+from foreworld.planning.profile import Profile
+
+
+def walks():
+    """Somebody who walks a horseshoe to and fro, unsteadily: both its ends are near, and far to walk."""
+    places = [(float(x), 0.0) for x in range(8)] + [(7.0, 1.0)] + [(float(x), 2.0) for x in range(7, -1, -1)]
+    way = torch.tensor(places)
+    noise = torch.randn(40, len(way), 2, generator=torch.Generator().manual_seed(0))
+    return torch.stack([way, way.flip(0)] * 20) + 0.1 * noise
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return WaypointGraph.build(walks(), nodes=40, rounds=20, seed=3)
+
+
+def distance(graph, start, goal):
+    latents = torch.tensor([[[[list(start)]]]])
+    return float(graph.distance(latents, torch.tensor([[list(goal)]])).squeeze())
+
+
+def test_the_way_is_counted_and_not_the_flight_of_a_bird(graph):
+    near, far = distance(graph, (0.0, 0.0), (3.0, 0.0)), distance(graph, (0.0, 0.0), (0.0, 2.0))
+    assert far > 10.0 > 4.0 > near > 1.0
+    assert distance(graph, (1.0, 0.0), (1.0, 0.0)) == pytest.approx(0.0, abs=1e-3)
+
+
+def test_distance_falls_along_the_way(graph):
+    found = [distance(graph, place, (0.0, 2.0)) for place in [(float(x), 0.0) for x in range(8)] + [(7.0, 1.0)]]
+    assert all(before > after - 1.0 for before, after in pairwise(found))
+    assert found[0] > found[3] + 1.0 > found[6] + 2.0
+
+
+def test_of_several_goals_each_has_its_own_distance(graph):
+    latents = torch.zeros(2, 1, 3, 1, 2)
+    found = graph.distance(latents, torch.tensor([[[0.0, 2.0], [1.0, 0.0]]]))
+    assert found.shape == (2, 1, 3, 1, 2)
+    assert float(found[0, 0, 0, 0, 0]) > 10.0 > float(found[0, 0, 0, 0, 1])
+
+
+def test_where_nobody_may_be_no_way_leads_through(graph):
+    barred = (graph.nodes[:, 0] > 6.5) & (graph.nodes[:, 1] > 0.5) & (graph.nodes[:, 1] < 1.5)
+    assert int(barred.sum()) >= 1
+    cut = graph.without(barred)
+    assert len(cut.nodes) == len(graph.nodes) - int(barred.sum())
+    assert distance(cut, (0.0, 0.0), (0.0, 2.0)) >= UNREACHED / 2
+    assert distance(cut, (0.0, 0.0), (3.0, 0.0)) < 4.0
+    with pytest.raises(InputError, match="every waypoint"):
+        graph.without(torch.ones(len(graph.nodes), dtype=torch.bool))
+
+
+def test_waypoints_are_written_and_read(graph, tmp_path):
+    graph.save(tmp_path)
+    again = WaypointGraph.load(tmp_path)
+    assert torch.equal(again.nodes, graph.nodes) and torch.equal(again.blocks, graph.blocks)
+    assert again.pace == graph.pace
+    with pytest.raises(FormatError, match="no waypoints"):
+        WaypointGraph.load(tmp_path / "elsewhere")
+    (tmp_path / "waypoints.safetensors").write_bytes(b"no")
+    with pytest.raises(FormatError, match="no waypoints"):
+        WaypointGraph.load(tmp_path)
+
+
+def test_more_waypoints_than_places_are_refused():
+    with pytest.raises(InputError, match="record more"):
+        WaypointGraph.build(walks()[:1], nodes=500)
+
+
+def test_a_squared_distance_is_one():
+    latents, goals = torch.randn(2, 3, 4, 5, 6), torch.randn(3, 2, 6)
+    whole = (latents[..., None, :] - goals[None, :, None, None]).pow(2).sum(-1)
+    torch.testing.assert_close(squared_distance(latents, goals), whole, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("goals", [torch.zeros(2, 3), torch.full((1, 2, 3), torch.nan)])
+def test_a_subject_without_a_goal_is_refused(goals):
+    with pytest.raises(InputError, match="at least one"):
+        GoalObjective(Profile(name="p", weights={"along": 1.0, "closest": 0.0, "last": 0.0, "effort": 0.0}), goals)
