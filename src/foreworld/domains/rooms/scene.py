@@ -33,6 +33,7 @@ class RoomsConfig(Options):
         layout: `two_rooms` as in `swm/TwoRoom-v1`, `random_two_rooms` with a wall and a door of its own in each scene,
             or a `maze` of its own.
         cells: Rooms a side of a maze.
+        shared: Seed of one layout for all scenes; None gives each its own.
         frame: Side of a frame, px.
         radius: Of the agent, px of the scene.
         speed: px a step.
@@ -46,6 +47,7 @@ class RoomsConfig(Options):
 
     layout: Literal["two_rooms", "random_two_rooms", "maze"] = "two_rooms"
     cells: int = Field(default=4, ge=2)
+    shared: int | None = None
     frame: int = Field(default=64, ge=8)
     radius: float = Field(default=7.0, gt=0)
     speed: float = Field(default=5.0, gt=0)
@@ -60,11 +62,15 @@ class RoomsConfig(Options):
         """One layout a generator."""
         if self.layout == "two_rooms":
             return two_rooms(len(generators))
-        each = [
-            random_two_rooms(g, 1) if self.layout == "random_two_rooms" else maze(g, 1, cells=self.cells)
-            for g in generators
-        ]
-        return Layouts.stack(each)
+        if self.shared is not None:
+            return self._own(np.random.default_rng(self.shared)).select(np.zeros(len(generators), dtype=np.int64))
+        return Layouts.stack([self._own(generator) for generator in generators])
+
+    def _own(self, generator: np.random.Generator) -> Layouts:
+        """The layout of one scene."""
+        if self.layout == "random_two_rooms":
+            return random_two_rooms(generator, 1)
+        return maze(generator, 1, cells=self.cells)
 
     @property
     def side(self) -> float:
