@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from foreworld.conformance import check_planner
-from foreworld.conformance.toy import Needle, ToyObjective, select, toy_problem
+from foreworld.conformance.toy import GUARDRAILS, Needle, ToyObjective, select, toy_problem
 from foreworld.errors import InputError
 from foreworld.forecast.forecaster import Forecaster
 from foreworld.planning.guardrail import Guardrail
@@ -14,7 +14,21 @@ from foreworld.planning.plan import Plan, Reason, Refusal
 from foreworld.planning.planners.base import judge, uniforms
 from foreworld.planning.planners.cem import CEMConfig, CEMPlanner
 from foreworld.planning.planners.exhaustive import ExhaustiveConfig, ExhaustivePlanner
+from foreworld.planning.planners.gradient import GradientConfig, GradientPlanner
 from foreworld.planning.planners.mppi import MPPIConfig, MPPIPlanner
+from foreworld.planning.planners.prior import PriorPlanner
+
+
+class Usual:
+    """A prior that always does the same."""
+
+    def __init__(self, mean=0.5, spread=0.3):
+        self.mean, self.spread = mean, spread
+
+    def propose(self, problem):
+        shape = (len(problem), *problem.space.shape)
+        return torch.full(shape, self.mean), torch.full(shape, self.spread)
+
 
 PLANNERS = {
     "cem": CEMPlanner(),
@@ -22,6 +36,9 @@ PLANNERS = {
     "small icem": CEMPlanner(CEMConfig.icem(samples=32, iterations=2)),
     "mppi": MPPIPlanner(),
     "mppi, one iteration": MPPIPlanner(MPPIConfig(iterations=1)),
+    "gradient": GradientPlanner(),
+    "prior": PriorPlanner(Usual()),
+    "nothing but a prior": PriorPlanner(Usual(), CEMConfig(iterations=1), broad=0.0),
     "exhaustive": ExhaustivePlanner(),
     "exhaustive in chunks": ExhaustivePlanner(ExhaustiveConfig(levels=11, chunk=7)),
 }
@@ -47,7 +64,7 @@ value = st.floats(-20, 20, width=32)
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    name=st.sampled_from(["cem", "icem", "mppi", "exhaustive"]),
+    name=st.sampled_from(["cem", "icem", "mppi", "gradient", "prior", "exhaustive"]),
     start=st.tuples(value, value),
     gain=st.tuples(st.floats(-2, 2, width=32), st.floats(-2, 2, width=32)),
     target=st.floats(-50, 50),
@@ -143,7 +160,7 @@ class Blind(Guardrail):
         return torch.where(pushed < self.blind_below, torch.nan, -10.0 - pushed)
 
 
-@pytest.mark.parametrize("name", ["cem", "icem", "mppi", "exhaustive"])
+@pytest.mark.parametrize("name", ["cem", "icem", "mppi", "gradient", "prior", "exhaustive"])
 def test_what_came_nearest_is_no_answer_where_less_could_not_be_told(name):
     problem = toy_problem({"start": (5.0, 5.0)})
 
@@ -208,3 +225,56 @@ def test_no_plan_passes_that_the_model_as_it_was_calibrated_would_not_let_pass()
     assert not found[0].feasible.any()
     assert not found[1].feasible.any()
     torch.testing.assert_close(found[1].margins, found[0].margins)
+
+
+def test_a_gradient_finds_what_chance_does_not_in_as_many_judgements():
+    # Both judge 64 plans besides what is always judged, of 2 actions; the least cost is inside the space.
+    problem = toy_problem({"start": (3.0, 4.0), "gain": (0.31, 0.27)})
+    descended = GradientPlanner(GradientConfig(samples=4, iterations=15)).plan(problem)
+    drawn = CEMPlanner(CEMConfig(samples=64, iterations=1)).plan(problem)
+    assert (descended.chosen.cost < drawn.chosen.cost - 1e-4).all()
+
+
+def test_a_gradient_leads_back_from_where_guardrails_are_broken():
+    # Nothing that is judged first is feasible: the floor needs much push, the cap forbids most of it.
+    problem = toy_problem({"start": (1.9,), "gain": (0.5,), "cap": (0.62,)}, lower=-1.0, upper=1.0)
+    assert not PriorPlanner(Usual(0.1, 0.01), CEMConfig(samples=8, iterations=1), broad=0.0).plan(problem).planned.any()
+    assert GradientPlanner(GradientConfig(samples=1, iterations=20)).plan(problem).planned.all()
+
+
+def test_a_discrete_action_stays_as_it_started_while_the_other_descends():
+    problem = toy_problem({"start": (3.0, 9.0)}, lower=0.0, upper=3.0, levels=(4, 0), guardrails=GUARDRAILS[:1])
+    found = GradientPlanner(GradientConfig(samples=8)).plan(problem)
+    assert torch.equal(found.chosen.blocks[..., 0], found.chosen.blocks[..., 0].round())
+    assert (found.chosen.cost < CEMPlanner(CEMConfig(samples=64, iterations=1)).plan(problem).chosen.cost + 0.05).all()
+
+
+def test_a_forecast_can_be_differentiated_by_actions_that_ask_for_it_alone():
+    problem = toy_problem({"start": (5.0,)})
+    actions = torch.full((1, 1, 4, 1), 0.5, requires_grad=True)
+    with torch.enable_grad():
+        assert problem.forecaster.forecast(problem.imagined, actions).mean["level"].requires_grad
+        assert not problem.forecaster.forecast(problem.imagined, actions.detach()).mean["level"].requires_grad
+    with torch.no_grad():
+        assert not problem.forecaster.forecast(problem.imagined, actions).mean["level"].requires_grad
+
+
+def test_a_prior_decides_where_to_look():
+    problem = toy_problem({"start": (5.0,)}, objective=ToyObjective(target=4.5))
+    narrow = PriorPlanner(Usual(0.9, 0.001), CEMConfig(samples=8, iterations=1), broad=0.0)
+    judged = narrow.sweep(problem, 8)
+    assert (judged - 0.9).abs().max() < 0.01
+    wide = PriorPlanner(Usual(0.9, 0.001), broad=0.5).sweep(problem, 8)
+    assert ((wide - 0.9).abs().amax(-1) > 0.01).sum() == 4
+    assert judged[0, 1].tolist() == pytest.approx([0.9, 0.9])
+
+
+def test_a_prior_that_is_nan_or_of_another_shape_is_no_plan():
+    problem = toy_problem({"start": (5.0,)})
+    assert PriorPlanner(Usual(float("nan"))).plan(problem).planned.all()
+    wrong = Usual()
+    wrong.propose = lambda problem: (torch.zeros(1, 3, 1), torch.zeros(1, 3, 1))
+    with pytest.raises(InputError, match="prior gave shapes"):
+        PriorPlanner(wrong).plan(problem)
+    with pytest.raises(InputError, match="broad"):
+        PriorPlanner(Usual(), broad=2.0)

@@ -294,11 +294,11 @@ class Forecaster:
             distance = mahalanobis(prepared.context, *self._familiar) / novelty.distance
         return Imagined(belief, prepared, distance)
 
-    @torch.no_grad()
     def forecast(self, imagined: Imagined, actions: Tensor) -> Forecast:
         """Futures of candidates: `actions` [B, S, H, A] in raw units, one value for each interval of the grid.
 
-        After `Imagined.hold` one for each block.
+        After `Imagined.hold` one for each block. It can be differentiated by actions that require a gradient, and by
+        nothing else.
 
         Where the model gives NaN or infinite values the forecast is NaN, which no guardrail lets pass
         (`require_finite` raises).
@@ -306,11 +306,12 @@ class Forecaster:
         A model that was adapted to its subjects comes with what it foresaw before: guardrails hold by both, and it is
         trusted no more and no further than before.
         """
-        amounts = self.model.normalise_actions(imagined.belief, actions)
-        forecast = self.of_latents(imagined, self.model.respond(imagined.prepared, amounts))
-        if not isinstance(imagined.prepared, Adjusted):
-            return forecast
-        was = self.of_latents(imagined, self.model.respond(imagined.prepared.calibrated, amounts))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and actions.requires_grad):
+            amounts = self.model.normalise_actions(imagined.belief, actions)
+            forecast = self._of_latents(imagined, self.model.respond(imagined.prepared, amounts))
+            if not isinstance(imagined.prepared, Adjusted):
+                return forecast
+            was = self._of_latents(imagined, self.model.respond(imagined.prepared.calibrated, amounts))
         return replace(
             forecast,
             novelty=torch.maximum(forecast.novelty, was.novelty),
@@ -321,6 +322,9 @@ class Forecaster:
     @torch.no_grad()
     def of_latents(self, imagined: Imagined, latents: Tensor) -> Forecast:
         """The calibrated forecast of what the model predicted: latents [E, B, S, H, D] from `respond`."""
+        return self._of_latents(imagined, latents)
+
+    def _of_latents(self, imagined: Imagined, latents: Tensor) -> Forecast:
         # Before reading: the bounds of a quantity would turn an infinite value into a plausible one.
         if not _all_finite(latents):
             sound = torch.isfinite(latents).all(-1, keepdim=True)

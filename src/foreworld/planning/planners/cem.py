@@ -56,8 +56,7 @@ class CEMPlanner(Planner):
         count = config.samples
         for iteration in range(config.iterations):
             if iteration == 0:
-                # The first sweep is uniform over the cube: no corner is left out because the mean is central.
-                x = uniforms(problem.keys, count, dimensions)
+                x = self.sweep(problem, count)
                 # The best of what was suggested competes for the elites.
                 first = problem.space.encode(best.blocks[:, None]).flatten(2)
                 x = torch.cat([first, x[:, 1:]], dim=1)
@@ -77,6 +76,11 @@ class CEMPlanner(Planner):
             spread = spread.clamp(min=config.least)
             kept = chosen[:, : config.keep] if config.keep else None
             count = max(4, int(count * config.decay))
+
+    def sweep(self, problem: Problem, count: int) -> Tensor:
+        """[B, count, K A] where the search begins: uniform, so that no corner is left out because a mean is central."""
+        blocks, actions = problem.space.shape
+        return uniforms(problem.keys, count, blocks * actions)
 
 
 def _coloured(noise: Tensor, correlation: float) -> Tensor:
