@@ -45,6 +45,11 @@ class GoalObjective(Objective):
             raise InputError(f"goals have shape {tuple(goals.shape)}; give [B, G, D], at least one a subject")
         self.goals, self.distance = goals, distance or squared_distance
 
+    def condition(self) -> Tensor:
+        """[B, G D] the goals; where a subject has fewer than others, its first again."""
+        goals = torch.where(torch.isnan(self.goals), self.goals[:, :1], self.goals)
+        return goals.flatten(1)
+
     def terms(self, forecast: Forecast, actions: Tensor, imagined: Imagined) -> dict[str, Tensor]:
         """Terms [E, B, S], `effort` [B, S]."""
         if forecast.latents is None:

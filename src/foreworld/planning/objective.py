@@ -34,6 +34,10 @@ class Objective(ABC):
     def terms(self, forecast: Forecast, actions: Tensor, imagined: Imagined) -> dict[str, Tensor]:
         """Cost terms by name, each [E, B, S], or [B, S] where scenarios do not matter."""
 
+    def condition(self) -> Tensor | None:
+        """[B, F] what is wanted of each subject, for a policy to read (`agent.policy`); None if always the same."""
+        return None
+
     def cost(self, forecast: Forecast, actions: Tensor, imagined: Imagined) -> Tensor:
         """[B, S] weighted sum of the terms, averaged over scenarios."""
         total: Tensor | None = None

@@ -46,13 +46,13 @@ class GradientPlanner(Planner):
             rate = config.rate * 0.1 ** (iteration / max(config.iterations - 1, 1))
             steepest = slope.abs().amax(-1, keepdim=True).clamp(min=1e-30)
             x = (x - rate * slope / steepest).clamp(0, 1)
-        best.take(judge(problem, space.decode(x.unflatten(-1, space.shape))))
+        best.take(judge(problem, space.decode(x.reshape(*x.shape[:-1], *space.shape))))
 
     def _slope(self, problem: Problem, x: Tensor) -> tuple[Judged, Tensor]:
         """Candidates [B, S, K A] judged, and the gradient of what counts; 0 where there is none."""
         with torch.enable_grad():
             at = x.detach().requires_grad_()
-            judged = judge(problem, problem.space.decode(at.unflatten(-1, problem.space.shape)))
+            judged = judge(problem, problem.space.decode(at.reshape(*x.shape[:-1], *problem.space.shape)))
             goes = torch.where(judged.feasible, judged.cost.double(), judged.violation)
             known = goes[torch.isfinite(goes)]
             if not known.requires_grad:
