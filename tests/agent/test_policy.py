@@ -53,7 +53,7 @@ def policy():
         teacher.plan(problem_of(starts, targets.tolist()))
     examples = teacher.examples()
     assert len(examples) == 512
-    return fit_policy(examples, FitConfig(steps=600, lr=3e-3, warmup=20), batch=256)
+    return fit_policy(examples, FitConfig(steps=400, lr=3e-3, warmup=20), hidden=64, batch=256)
 
 
 def test_a_distilled_policy_does_nearly_as_well_as_the_search_that_it_learned_from(policy):

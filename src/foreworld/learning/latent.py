@@ -8,14 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from foreworld.episodes import EpisodeStore, WindowReader
+from foreworld.episodes import EpisodeStore
 from foreworld.episodes.options import Options
-from foreworld.episodes.schema import Role
+from foreworld.learning.clips import ClipStream, clips_of, labelled_frames
+from foreworld.learning.diagnose import Diagnosis, diagnose
 from foreworld.learning.fit import FitConfig, fit
 from foreworld.learning.progress import Mode
 from foreworld.model.checkpoint import save
@@ -37,6 +37,7 @@ class TrainLatentConfig(Options):
         group: Clips of one episode in a batch.
         labels: Labelled frames that readouts are fitted on, at most.
         split: Part of the store that is learned from.
+        check: Part that the model is looked at on afterwards (`learning.diagnose`); None looks at nothing.
     """
 
     model: LatentConfig = LatentConfig()
@@ -47,41 +48,7 @@ class TrainLatentConfig(Options):
     group: int = Field(default=1, ge=1)
     labels: int = Field(default=500, ge=0)
     split: str = "default/fit"
-
-
-class ClipStream:
-    """Clips of frames one block apart, with the actions of each block."""
-
-    def __init__(self, store: EpisodeStore, model: LatentModel, config: TrainLatentConfig, seed: int) -> None:
-        self._names = store.schema.names(Role.action)
-        self._frames, self._block = model.config.frames, model.block
-        self._model = model
-        self._reader = WindowReader(
-            store,
-            model.block * (config.frames - 1),
-            seed=seed,
-            batch_size=config.clips,
-            split=config.split,
-            channels=(self._frames, *self._names),
-            every=model.block,
-            clips=config.group,
-        )
-
-    def next(self) -> Clips:
-        """The next batch."""
-        batch = next(self._reader)
-        acted = np.stack([batch.values[name] for name in self._names], axis=-1)
-        blocks = acted.reshape(len(acted), -1, self._block, len(self._names))
-        actions = (torch.from_numpy(blocks).float() - self._model.centre) / self._model.reach
-        return Clips(torch.from_numpy(batch.values[self._frames]), actions)
-
-    def state_dict(self) -> dict[str, Any]:
-        """State of the draw."""
-        return self._reader.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state of the draw."""
-        self._reader.load_state_dict(state)
+    check: str | None = None
 
 
 def train_latent(
@@ -105,9 +72,12 @@ def train_latent(
         torch.manual_seed(config.fit.seed)
         model = LatentModel(data.schema, config.model)
         learner = LatentLearner(model, config.loss, config.group)
-    first = ClipStream(data, model, config.model_copy(update={"clips": PIXEL_CLIPS, "group": 1}), config.fit.seed + 1)
-    model.fit_pixels(first.next().frames[:, 0])
-    stream, target = ClipStream(data, model, config, config.fit.seed), Path(out)
+    seed, target = config.fit.seed, Path(out)
+    first = clips_of(data, model, config.split, frames=config.frames, count=PIXEL_CLIPS, seed=seed + 1)
+    model.fit_pixels(first.frames[:, 0])
+    stream = ClipStream(
+        data, model, config.split, frames=config.frames, clips=config.clips, group=config.group, seed=seed
+    )
 
     def loss(module: LatentLearner, clips: Clips, generator: torch.Generator) -> dict[str, Tensor]:
         return module.loss(clips, generator)
@@ -121,21 +91,24 @@ def train_latent(
         "train": config.model_dump(mode="json"),
         "metrics": dict(fitted.metrics),
         "readout": shares,
+        "diagnosis": None if config.check is None else look(model, store, config).model_dump(mode="json"),
     }
     save(model, target, card=card_of(trained), extra={"training": trained})
     return model
 
 
+def look(model: LatentModel, store: str | Path, config: TrainLatentConfig) -> Diagnosis:
+    """Diagnose a model on the part that is kept for it."""
+    assert config.check is not None
+    labelled = config.split if config.labels else None
+    return diagnose(model, store, config.check, labelled=labelled, labels=config.labels, seed=config.fit.seed)
+
+
 @torch.no_grad()
 def fit_readout(model: LatentModel, data: EpisodeStore, config: TrainLatentConfig) -> dict[str, float]:
     """Fit the readouts on at most `labels` labelled frames, one of each clip; gives their shares of variance."""
-    reader = WindowReader(
-        data, 1, seed=config.fit.seed + 2, batch_size=config.labels, split=config.split,
-        channels=(model.config.frames, *model.quantities),
-    )  # fmt: skip
-    batch = next(reader)
-    labels = {name: torch.from_numpy(batch.values[name][:, 0]).double() for name in model.quantities}
-    return model.readout.fit(model.embed(torch.from_numpy(batch.values[model.config.frames][:, 0])), labels)
+    frames, labels = labelled_frames(data, model, config.split, config.labels, config.fit.seed + 2)
+    return model.readout.fit(model.embed(frames), labels)
 
 
 def card_of(trained: dict[str, Any]) -> str:

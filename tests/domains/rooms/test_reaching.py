@@ -158,8 +158,8 @@ def test_a_domain_of_rooms_is_installed():
     assert {"two-room", "two-room-far", "cross-room"} <= set(domain.protocols)
 
 
-def test_quick_evidence_of_cross_room_has_floors_and_reaches_more_than_they(tmp_path, monkeypatch):
-    monkeypatch.setenv("FOREWORLD_RUNS", str(tmp_path))
+def test_quick_evidence_of_cross_room_has_floors_and_reaches_more_than_they(quick, tmp_path, monkeypatch):
+    monkeypatch.setenv("FOREWORLD_RUNS", str(quick[0]))
     kept = Kept(tmp_path / "kept")
     request = Request(seeds=(0,), quick=True, kept=kept, arms=("foreworld", "nothing", "straight_line"))
     evidence = PROTOCOLS["rooms/cross-room"].evaluate(request)

@@ -18,16 +18,17 @@ from foreworld.domains.rooms.source import PLACE, Mover, RoomsSource, schema_of
 from foreworld.episodes import EpisodeStore, WindowReader, record
 from foreworld.episodes.options import Options
 from foreworld.evidence.stages import Stages
+from foreworld.learning.diagnose import Diagnosis, Gate, require_sound
 from foreworld.learning.fit import FitConfig
 from foreworld.learning.latent import TrainLatentConfig, train_latent
 from foreworld.learning.progress import Mode
-from foreworld.model.checkpoint import load_as
+from foreworld.model.checkpoint import load_as, read_extra
 from foreworld.model.dynamics import HorizonGrid
 from foreworld.model.latent_model import LatentConfig, LatentModel
 from foreworld.planning.hierarchy import WaypointGraph
 
 SIDE_BY_SIDE = 250  # scenes that are recorded together
-SPLIT = "default/fit"
+SPLIT, CHECK = "default/fit", "default/check"
 
 
 class RoomsRecipe(Options):
@@ -40,6 +41,7 @@ class RoomsRecipe(Options):
         steps: Actions each.
         train: Training; its seed is replaced.
         waypoints: Of the graph; 0 makes none.
+        gate: What the model must show on a twentieth of the scenes, which it does not learn from; None asks nothing.
     """
 
     name: str
@@ -49,8 +51,11 @@ class RoomsRecipe(Options):
     train: TrainLatentConfig = TrainLatentConfig(
         model=LatentConfig(quantities=PLACE, grid=HorizonGrid(points=tuple(range(4, 41, 4)))),
         fit=FitConfig(steps=280, lr=1e-3, warmup=40, floor=0.0, weight_decay=1e-3, threads=1),
+        split=SPLIT,
+        check=CHECK,
     )
     waypoints: int = Field(default=600, ge=0)
+    gate: Gate | None = Gate()
 
     def training(self, seed: int) -> TrainLatentConfig:
         """Training settings for a seed."""
@@ -62,11 +67,11 @@ class RoomsRecipe(Options):
         return f"rooms-{self.name}-{seed}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     def quick(self) -> RoomsRecipe:
-        """A smoke run."""
+        """A smoke run, of which nothing is asked."""
         fit = self.train.fit.model_copy(update={"steps": 120, "warmup": 20})
         return self.model_copy(
             update={"name": f"{self.name}-quick", "episodes": 60, "steps": 120, "waypoints": min(self.waypoints, 150),
-                    "train": self.train.model_copy(update={"fit": fit})}
+                    "gate": None, "train": self.train.model_copy(update={"fit": fit})}
         )  # fmt: skip
 
 
@@ -76,12 +81,14 @@ class Prepared:
 
     Attributes:
         model: Of the scene.
+        diagnosis: What it sees in scenes that it did not learn from.
         graph: Waypoints, or None.
         store: Recorded episodes.
         cpu_seconds: Data, training and waypoints together; NaN where nobody knows.
     """
 
     model: LatentModel
+    diagnosis: Diagnosis
     graph: WaypointGraph | None
     store: Path
     cpu_seconds: float
@@ -106,6 +113,7 @@ def prepare(
 
     Raises:
         InputError: The folder holds what another recipe or seed gave, or another process is preparing it.
+        ModelError: The model is not fit for use (`Gate`).
     """
     stages = Stages(folder, recipe.key(seed))
     store, model, made = stages.place / "data", stages.place / "model", ("record", "train", "waypoints")
@@ -121,8 +129,11 @@ def prepare(
                 with stages.stage("waypoints"):
                     waypoints(load_as(LatentModel, model), store, recipe.waypoints, seed).save(model)
     found = load_as(LatentModel, model)
+    diagnosis = Diagnosis.model_validate(read_extra(model)["training"]["diagnosis"])
+    if recipe.gate is not None:
+        require_sound(diagnosis, recipe.gate)
     graph = WaypointGraph.load(model) if recipe.waypoints else None
-    return Prepared(found, graph, store, stages.cost(made if recipe.waypoints else made[:2]))
+    return Prepared(found, diagnosis, graph, store, stages.cost(made if recipe.waypoints else made[:2]))
 
 
 @torch.no_grad()
@@ -151,8 +162,9 @@ def _record(stages: Stages, store: Path, recipe: RoomsRecipe, seed: int, report:
                 mover = Mover(source, Roam(), seeds)
                 record(source, mover, store, seed=seeds[0], steps=recipe.steps, schema=schema_of(recipe.rooms))
     data = EpisodeStore.open(store)
-    if SPLIT.split("/")[0] not in data.splits():
-        data.split(SPLIT.split("/")[0], {SPLIT.split("/")[1]: 1.0}, seed=seed)
+    (name, part), (_, held) = SPLIT.split("/"), CHECK.split("/")
+    if name not in data.splits():
+        data.split(name, {part: 0.95, held: 0.05}, seed=seed)
 
 
 def scene_seeds(seed: int, numbers: range, *, held_out: bool = False) -> list[int]:
