@@ -3,7 +3,7 @@
     distance = fit_temporal(paths, TemporalConfig())        # latents [N, T, D] of whole episodes
     objective = GoalObjective(profile, goals, distance)
 
-A quasimetric (Wang, Torralba, Isola and Zhang 2023): all pairs of a layout are pushed apart as far as they will go while
+A quasimetric (Wang, Torralba, Isola and Zhang 2023): pairs of a layout are pushed apart as far as they will go while
 what somebody did in one block stays one block long. As the triangle inequality is built in, what is left is the length
 of the shortest way that was walked in parts. Bootstrapped distances were tried and leak through walls: the shorter of
 several ways, which they lean towards, is that of the network's own error (`docs/rooms.md`).
