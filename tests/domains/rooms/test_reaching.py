@@ -24,6 +24,9 @@ TINY = QUICK.model_copy(
         "episodes": 12,
         "steps": 40,
         "waypoints": 40,
+        "temporal": QUICK.temporal.model_copy(
+            update={"batch": 32, "fit": QUICK.temporal.fit.model_copy(update={"steps": 5, "warmup": 1})}
+        ),
         "train": QUICK.train.model_copy(
             update={"clips": 16, "labels": 40, "fit": QUICK.train.fit.model_copy(update={"steps": 6, "warmup": 2})}
         ),

@@ -109,6 +109,32 @@ class Expert:
         return action
 
 
+@dataclass
+class Mixed:
+    """Two behaviours, each in every other scene.
+
+    Attributes:
+        one: In the first scene, the third, and so on.
+        other: In the others.
+    """
+
+    one: Roam | Expert | Wander
+    other: Roam | Expert | Wander
+
+    def start(self, scenes: Scenes, generators: Sequence[np.random.Generator]) -> None:
+        """Begin an episode."""
+        self.one.start(scenes, generators)
+        self.other.start(scenes, generators)
+
+    def act(self, scenes: Scenes) -> FloatArray:
+        """[N, 2] the next actions."""
+        first = (np.arange(len(scenes)) % 2 == 0)[:, None]
+        return np.where(first, self.one.act(scenes), self.other.act(scenes))
+
+
+Behaviour = Roam | Expert | Wander | Mixed
+
+
 @dataclass(frozen=True)
 class Way:
     """Rooms of one scene and the doors between them.

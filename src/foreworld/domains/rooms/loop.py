@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -18,12 +18,15 @@ from foreworld.domains.rooms.render import ByteArray
 from foreworld.domains.rooms.scene import Scenes
 from foreworld.domains.rooms.source import FRAME, PLACE
 from foreworld.domains.rooms.task import STANDARD, GoTo
+from foreworld.errors import InputError
 from foreworld.forecast.forecaster import Calibration, Forecaster
+from foreworld.planning.goal import Distance
 from foreworld.planning.planners.base import Planner
 from foreworld.planning.planners.cem import CEMConfig, CEMPlanner
 from foreworld.planning.profile import Profile
 
 SEARCH = CEMConfig.icem(samples=48, iterations=3)
+By = Literal["temporal", "waypoints", "straight"]
 
 
 class Player(Protocol):
@@ -107,10 +110,10 @@ class Planned:
     """The agent of foreworld: it sees frames and what was done, and plans towards a goal's frame.
 
     Args:
-        prepared: Model and waypoints.
+        prepared: Model and ways.
         horizon: Blocks that are planned ahead.
         planner: Searches.
-        graph: Whether distances are counted along waypoints.
+        by: How far a goal is: by the learned `temporal` distance, along `waypoints`, or `straight` in the latent space.
         calibration: Of the model.
         profile: Weights.
         seed: Of the search.
@@ -119,7 +122,7 @@ class Planned:
     prepared: Prepared
     horizon: int = 3
     planner: Planner = field(default_factory=lambda: CEMPlanner(SEARCH))
-    graph: bool = True
+    by: By = "temporal"
     calibration: Calibration | None = None
     profile: Profile = STANDARD
     seed: int = 0
@@ -159,5 +162,15 @@ class Planned:
         )  # fmt: skip
 
     def _task(self, goals: torch.Tensor) -> GoTo:
-        graph = self.prepared.graph if self.graph else None
-        return GoTo(goals, distance=None if graph is None else graph.distance)
+        return GoTo(goals, distance=self._distance())
+
+    def _distance(self) -> Distance | None:
+        if self.by == "straight":
+            return None
+        if self.by == "waypoints":
+            if self.prepared.graph is None:
+                raise InputError("no waypoints were made; give the recipe some")
+            return self.prepared.graph.distance
+        if self.prepared.temporal is None:
+            raise InputError("no temporal distance was learned; let the recipe learn one")
+        return self.prepared.temporal

@@ -1,4 +1,4 @@
-"""From nothing to a model of a scene: record, train, find waypoints; finished parts are reused."""
+"""From nothing to a model of a scene: record, train, learn ways; finished parts are reused."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 
 from foreworld import __version__
-from foreworld.domains.rooms.behaviour import Roam
+from foreworld.domains.rooms.behaviour import Expert, Mixed, Roam
 from foreworld.domains.rooms.scene import RoomsConfig
 from foreworld.domains.rooms.source import PLACE, Mover, RoomsSource, schema_of
 from foreworld.episodes import EpisodeStore, WindowReader, record
@@ -26,6 +27,7 @@ from foreworld.model.checkpoint import load_as, read_extra
 from foreworld.model.dynamics import HorizonGrid
 from foreworld.model.latent_model import LatentConfig, LatentModel
 from foreworld.planning.hierarchy import WaypointGraph
+from foreworld.planning.temporal import TemporalConfig, TemporalDistance, fit_temporal
 
 SIDE_BY_SIDE = 250  # scenes that are recorded together
 SPLIT, CHECK = "default/fit", "default/check"
@@ -39,7 +41,10 @@ class RoomsRecipe(Options):
         rooms: What scenes are like.
         episodes: Recorded scenes.
         steps: Actions each.
+        behaviour: Who is recorded: somebody who `roam`s, walls or not, or in every other scene somebody who knows the
+            way (`mixed`), without whom few get through many doors.
         train: Training; its seed is replaced.
+        temporal: How a temporal distance is learned, of latents one block apart; None learns none.
         waypoints: Of the graph; 0 makes none.
         gate: What the model must show on a twentieth of the scenes, which it does not learn from; None asks nothing.
     """
@@ -48,11 +53,15 @@ class RoomsRecipe(Options):
     rooms: RoomsConfig = RoomsConfig()
     episodes: int = Field(default=240, gt=0)
     steps: int = Field(default=200, gt=0)
+    behaviour: Literal["roam", "mixed"] = "roam"
     train: TrainLatentConfig = TrainLatentConfig(
         model=LatentConfig(quantities=PLACE, grid=HorizonGrid(points=tuple(range(4, 41, 4)))),
         fit=FitConfig(steps=280, lr=1e-3, warmup=40, floor=0.0, weight_decay=1e-3, threads=1),
         split=SPLIT,
         check=CHECK,
+    )
+    temporal: TemporalConfig | None = TemporalConfig(
+        block=1, fit=FitConfig(steps=600, lr=3e-3, warmup=50, floor=0.02, weight_decay=1e-4, threads=1)
     )
     waypoints: int = Field(default=600, ge=0)
     gate: Gate | None = Gate()
@@ -69,10 +78,16 @@ class RoomsRecipe(Options):
     def quick(self) -> RoomsRecipe:
         """A smoke run, of which nothing is asked."""
         fit = self.train.fit.model_copy(update={"steps": 120, "warmup": 20})
-        return self.model_copy(
-            update={"name": f"{self.name}-quick", "episodes": 60, "steps": 120, "waypoints": min(self.waypoints, 150),
-                    "gate": None, "train": self.train.model_copy(update={"fit": fit})}
-        )  # fmt: skip
+        changed = {
+            "name": f"{self.name}-quick",
+            "episodes": 60,
+            "steps": 120,
+            "waypoints": min(self.waypoints, 150),
+            "temporal": self.temporal and _shortened(self.temporal, 300),
+            "gate": None,
+            "train": self.train.model_copy(update={"fit": fit}),
+        }
+        return self.model_copy(update=changed)
 
 
 @dataclass(frozen=True)
@@ -82,13 +97,15 @@ class Prepared:
     Attributes:
         model: Of the scene.
         diagnosis: What it sees in scenes that it did not learn from.
+        temporal: A learned distance, or None.
         graph: Waypoints, or None.
         store: Recorded episodes.
-        cpu_seconds: Data, training and waypoints together; NaN where nobody knows.
+        cpu_seconds: All of it together; NaN where nobody knows.
     """
 
     model: LatentModel
     diagnosis: Diagnosis
+    temporal: TemporalDistance | None
     graph: WaypointGraph | None
     store: Path
     cpu_seconds: float
@@ -102,7 +119,7 @@ def prepare(
     progress: Mode = "auto",
     report: Callable[[str], None] = lambda line: None,
 ) -> Prepared:
-    """Record, train and find waypoints in `folder`, reusing what an earlier call with the same recipe finished.
+    """Record, train and learn ways in `folder`, reusing what an earlier call with the same recipe finished.
 
     Args:
         folder: Holds `data` and `model`.
@@ -116,7 +133,7 @@ def prepare(
         ModelError: The model is not fit for use (`Gate`).
     """
     stages = Stages(folder, recipe.key(seed))
-    store, model, made = stages.place / "data", stages.place / "model", ("record", "train", "waypoints")
+    store, model = stages.place / "data", stages.place / "model"
     if not (stages.claimed and _complete(model, recipe)):
         with stages.making():
             if not model.exists():
@@ -125,29 +142,44 @@ def prepare(
                 with stages.stage("train"):
                     train_latent(store, model, recipe.training(seed), progress=progress)
             if not _complete(model, recipe):
-                report(f"finding {recipe.waypoints} waypoints")
-                with stages.stage("waypoints"):
-                    waypoints(load_as(LatentModel, model), store, recipe.waypoints, seed).save(model)
+                report("learning ways")
+                with stages.stage("ways"):
+                    learn_ways(load_as(LatentModel, model), store, model, recipe, seed)
     found = load_as(LatentModel, model)
     diagnosis = Diagnosis.model_validate(read_extra(model)["training"]["diagnosis"])
     if recipe.gate is not None:
         require_sound(diagnosis, recipe.gate)
+    temporal = TemporalDistance.load(model) if recipe.temporal else None
     graph = WaypointGraph.load(model) if recipe.waypoints else None
-    return Prepared(found, diagnosis, graph, store, stages.cost(made if recipe.waypoints else made[:2]))
+    ways = ("ways",) if recipe.temporal or recipe.waypoints else ()
+    return Prepared(found, diagnosis, temporal, graph, store, stages.cost(("record", "train", *ways)))
+
+
+def learn_ways(model: LatentModel, store: str | Path, folder: Path, recipe: RoomsRecipe, seed: int) -> None:
+    """Learn what the recipe asks for and write it into the model's folder."""
+    paths, episodes = paths_of(model, store)
+    if recipe.waypoints:
+        count = min(recipe.waypoints, paths.shape[0] * paths.shape[1])
+        WaypointGraph.build(paths, nodes=count, seed=seed).save(folder)
+    if recipe.temporal:
+        fitted = recipe.temporal.model_copy(update={"fit": recipe.temporal.fit.model_copy(update={"seed": seed})})
+        alike = recipe.rooms.layout == "two_rooms" or recipe.rooms.shared is not None
+        # Last, as a sign that all is there.
+        fit_temporal(paths, fitted, layouts=None if alike else episodes).save(folder)
 
 
 @torch.no_grad()
-def waypoints(model: LatentModel, store: str | Path, count: int, seed: int) -> WaypointGraph:
-    """Waypoints of whole recorded episodes."""
+def paths_of(model: LatentModel, store: str | Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Latents [N, F, D] of whole recorded episodes, one block apart, and the number [N] of each episode."""
     data = EpisodeStore.open(store)
     chosen = data.episodes_of(SPLIT)
     length = int(data.lengths[chosen].min()) // model.block * model.block
     reader = WindowReader(
-        data, length, seed=seed, batch_size=len(chosen), split=SPLIT, channels=(model.config.frames,), every=model.block
+        data, length, seed=0, batch_size=len(chosen), split=SPLIT, channels=(model.config.frames,), every=model.block
     )
-    frames = next(reader).values[model.config.frames]
-    clips = torch.stack([model.embed(torch.from_numpy(clip)) for clip in frames])
-    return WaypointGraph.build(clips, nodes=min(count, clips.shape[0] * clips.shape[1]), seed=seed)
+    batch = next(reader)
+    paths = torch.stack([model.embed(torch.from_numpy(clip)) for clip in batch.values[model.config.frames]])
+    return paths, torch.from_numpy(batch.episodes)
 
 
 def _record(stages: Stages, store: Path, recipe: RoomsRecipe, seed: int, report: Callable[[str], None]) -> None:
@@ -159,7 +191,7 @@ def _record(stages: Stages, store: Path, recipe: RoomsRecipe, seed: int, report:
             for first in range(done, recipe.episodes, SIDE_BY_SIDE):
                 seeds = scene_seeds(seed, range(first, min(first + SIDE_BY_SIDE, recipe.episodes)))
                 source = RoomsSource(recipe.rooms, seeds)
-                mover = Mover(source, Roam(), seeds)
+                mover = Mover(source, Roam() if recipe.behaviour == "roam" else Mixed(Roam(), Expert()), seeds)
                 record(source, mover, store, seed=seeds[0], steps=recipe.steps, schema=schema_of(recipe.rooms))
     data = EpisodeStore.open(store)
     (name, part), (_, held) = SPLIT.split("/"), CHECK.split("/")
@@ -172,5 +204,10 @@ def scene_seeds(seed: int, numbers: range, *, held_out: bool = False) -> list[in
     return [int(np.random.SeedSequence((seed, int(held_out), number)).generate_state(1)[0]) for number in numbers]
 
 
+def _shortened(config: TemporalConfig, steps: int) -> TemporalConfig:
+    return config.model_copy(update={"fit": config.fit.model_copy(update={"steps": steps})})
+
+
 def _complete(model: Path, recipe: RoomsRecipe) -> bool:
-    return model.exists() and (not recipe.waypoints or (model / "waypoints.safetensors").is_file())
+    files = [*(["waypoints"] if recipe.waypoints else []), *(["temporal"] if recipe.temporal else [])]
+    return model.exists() and all((model / f"{name}.safetensors").is_file() for name in files)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from foreworld.domains.rooms.floors import Clone, Nothing, Random, StraightLine
-from foreworld.domains.rooms.loop import SEARCH, Outcome, Planned, Player, run_scenes
+from foreworld.domains.rooms.loop import SEARCH, By, Outcome, Planned, Player, run_scenes
 from foreworld.domains.rooms.pairs import Pairs, ahead, drawn
 from foreworld.domains.rooms.prepare import Prepared, RoomsRecipe, prepare
 from foreworld.domains.rooms.scene import RoomsConfig, Scenes
@@ -26,12 +26,17 @@ from foreworld.evidence.samples import Samples
 
 VERSION = 1
 FLOORS = ("nothing", "random", "straight_line", "clone")
-ARMS = ("foreworld", "foreworld_flat", *FLOORS)
+PLANNED: dict[str, By] = {
+    "foreworld": "temporal",
+    "foreworld_waypoints": "waypoints",
+    "foreworld_flat": "straight",
+}
+ARMS = (*PLANNED, *FLOORS)
 METRICS = (
     "success", "solved_at_start", "steps_to_goal", "refusals", "cpu_ms_per_decision", "train_cpu_seconds",
     "success_above_foreworld_flat",
 )  # fmt: skip
-LEARNED = ("foreworld", "foreworld_flat", "clone")
+LEARNED = (*PLANNED, "clone")
 TOGETHER = 100  # scenes that are run side by side
 
 
@@ -44,8 +49,8 @@ class ReachConfig(Options):
         count: Starts a seed.
         ahead: Steps after which a held-out episode's place is the goal; 0 draws start and goal.
         budget: Actions an episode has at most.
-        horizon: Blocks that `foreworld` plans ahead, with waypoints.
-        flat_horizon: Blocks that `foreworld_flat` plans ahead, without.
+        horizon: Blocks that are planned ahead where the distance goes round walls.
+        flat_horizon: Blocks that `foreworld_flat` plans ahead, by latent distance.
     """
 
     rooms: RoomsConfig = RoomsConfig()
@@ -130,7 +135,7 @@ def rows_of(name: str, config: ReachConfig, request: Request) -> list[Row]:
         request.tell(f"{job.arm}, seed {job.seed}: {done.reached[~done.solved].mean():.1%}")
     for seed, spent in made.items():
         if np.isfinite(list(made.values())).all():
-            for arm in set(arms) & {"foreworld", "foreworld_flat"}:
+            for arm in set(arms) & set(PLANNED):
                 samples.add(arm, "train_cpu_seconds", seed, ["model"], [spent], unit="s", how="max")
     return [*samples.rows(), *above(samples, arms)]
 
@@ -186,9 +191,8 @@ def player_of(job: Job, prepared: Prepared | None) -> Player:
         return floors[job.arm]()
     if job.arm == "clone":
         return Clone(prepared, seed=job.seed)
-    if job.arm == "foreworld":
-        return Planned(prepared, horizon=config.horizon, seed=job.seed)
-    return Planned(prepared, horizon=config.flat_horizon, graph=False, seed=job.seed)
+    horizon = config.flat_horizon if job.arm == "foreworld_flat" else config.horizon
+    return Planned(prepared, horizon=horizon, by=PLANNED[job.arm], seed=job.seed)
 
 
 def joined(parts: Sequence[Outcome]) -> Outcome:
@@ -218,7 +222,7 @@ def add_samples(samples: Samples, job: Job, done: Outcome) -> None:
 
 
 def above(samples: Samples, arms: Sequence[str]) -> list[Row]:
-    """What waypoints are worth, paired by episode."""
+    """What ways round walls are worth, paired by episode."""
     if not {"foreworld", "foreworld_flat"} <= set(arms):
         return []
     found = samples.difference("foreworld", "foreworld_flat", "success")

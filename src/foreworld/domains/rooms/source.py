@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from foreworld.domains.rooms.behaviour import Expert, Roam, Wander
+from foreworld.domains.rooms.behaviour import Behaviour
 from foreworld.domains.rooms.scene import RoomsConfig, Scenes
 from foreworld.episodes.schema import Channel, Kind, Role, Schema
 
@@ -73,7 +73,7 @@ class Mover:
         seeds: One a scene.
     """
 
-    def __init__(self, source: RoomsSource, behaviour: Expert | Roam | Wander, seeds: Sequence[int]) -> None:
+    def __init__(self, source: RoomsSource, behaviour: Behaviour, seeds: Sequence[int]) -> None:
         self.source, self.behaviour = source, behaviour
         self._generators = [np.random.default_rng((seed, 1)) for seed in seeds]
         self._begun = False
