@@ -206,7 +206,8 @@ def fit_novelty(
         mean=tuple(mean.tolist()),
         precision=tuple(tuple(row) for row in precision.tolist()),
         distance=distance,
-        disagreement=tuple((usual * factor).tolist()),
+        # A single member never disagrees.
+        disagreement=tuple((usual * factor).clamp(min=1e-6).tolist()),
         false_alarm=false_alarm,
     )
 

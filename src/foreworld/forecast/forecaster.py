@@ -18,7 +18,7 @@ from torch import Tensor
 from foreworld.episodes.schema import Channel
 from foreworld.errors import InputError, ModelError
 from foreworld.forecast.novelty import NoveltyModel, disagreement, mahalanobis
-from foreworld.model.interface import Adjusted, Believed, Holding, Imaginer, Ready
+from foreworld.model.interface import Adjusted, Believed, Holding, Imaginer, Ready, familiar
 
 # Scenarios of each member. A cost of rare harm must see how far the tails reach: four members at one quantile each end
 # at 1.15 standard deviations, at three each at 1.73.
@@ -291,7 +291,7 @@ class Forecaster:
         novelty = self.calibration.novelty
         distance = torch.zeros(len(belief))
         if novelty is not None and self._familiar is not None:
-            distance = mahalanobis(prepared.context, *self._familiar) / novelty.distance
+            distance = mahalanobis(familiar(prepared), *self._familiar) / novelty.distance
         return Imagined(belief, prepared, distance)
 
     def forecast(self, imagined: Imagined, actions: Tensor) -> Forecast:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol, Self, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from foreworld.episodes.schema import Schema
@@ -35,7 +36,7 @@ class Ready(Protocol):
 
     @property
     def context(self) -> Tensor:
-        """[B, C] the state as the predictor reads it; novelty is judged by it."""
+        """[B, C] the state as the predictor reads it; novelty is judged by it (see `familiar`)."""
 
     def select(self, index: Tensor) -> Self:
         """That of some subjects."""
@@ -51,6 +52,20 @@ class Holding(Protocol):
         Args:
             blocks: Last interval of each of the N blocks, exclusive.
         """
+
+
+@runtime_checkable
+class Looked(Protocol):
+    """What a `Ready` offers besides where more must be familiar than what the predictor reads."""
+
+    @property
+    def look(self) -> Tensor:
+        """[B, L] what was seen, apart from what it means."""
+
+
+def familiar(prepared: Ready) -> Tensor:
+    """[B, C] what novelty is judged by: the state, and what it looked like where that is told."""
+    return torch.cat([prepared.context, prepared.look], dim=-1) if isinstance(prepared, Looked) else prepared.context
 
 
 @runtime_checkable

@@ -23,7 +23,7 @@ from foreworld.errors import InputError, SchemaError
 from foreworld.model.belief import History
 from foreworld.model.dynamics import HorizonGrid
 from foreworld.model.ensemble import EnsembleLinear
-from foreworld.model.vision import ConvEncoder
+from foreworld.model.vision import ConvEncoder, look
 
 LEAST_SPREAD = 1e-3  # of pixels within -1 to 1: a scene in which nothing moves is not blown up
 
@@ -59,11 +59,13 @@ class LatentBelief:
 
     Attributes:
         latent: [B, D].
+        look: [B, L] what the frame looks like, apart from where things are (`vision.look`).
         count: [B] int64 moments seen.
         time: [B] float64 stamp.
     """
 
     latent: Tensor
+    look: Tensor
     count: Tensor
     time: Tensor
 
@@ -73,18 +75,19 @@ class LatentBelief:
 
     def select(self, index: Tensor) -> Self:
         """The picture of some scenes."""
-        return type(self)(self.latent[index], self.count[index], self.time[index])
+        return type(self)(self.latent[index], self.look[index], self.count[index], self.time[index])
 
 
 @dataclass(frozen=True)
 class LatentReady:
-    """What of a prediction does not depend on the actions: the latent itself."""
+    """What of a prediction does not depend on the actions: the latent itself; and what the frame looked like."""
 
     context: Tensor
+    look: Tensor
 
     def select(self, index: Tensor) -> Self:
         """That of some scenes."""
-        return type(self)(self.context[index])
+        return type(self)(self.context[index], self.look[index])
 
 
 class LatentModel(nn.Module):
@@ -163,11 +166,7 @@ class LatentModel(nn.Module):
     def embed(self, frames: Tensor) -> Tensor:
         """[..., D] latents of uint8 frames [..., H, W, C]."""
         flat = frames.flatten(0, -4) if frames.dim() > 4 else frames
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
-            pixels = (self.encoder.scaled(flat) - self.mean_frame) / self.pixel_spread
-            latents = self.encoder(pixels)
-        out: Tensor = latents.float().reshape(*frames.shape[:-3], -1)
-        return out
+        return self._latents(self._pixels(flat)).reshape(*frames.shape[:-3], -1)
 
     def encode(self, history: History) -> LatentBelief:
         """The belief at the end of each history."""
@@ -175,7 +174,7 @@ class LatentModel(nn.Module):
         frames = history.values[self.config.frames]
         # A memory keeps the frames of the last moments alone.
         newest = frames[rows, last - (history.times.shape[1] - frames.shape[1])]
-        return LatentBelief(self._embed_known(newest), history.lengths, history.times[rows, last])
+        return LatentBelief(*self._embed_known(newest), history.lengths, history.times[rows, last])
 
     def update(
         self, belief: LatentBelief, time: Tensor, observation: Mapping[str, Tensor], action: Mapping[str, Tensor]
@@ -187,7 +186,7 @@ class LatentModel(nn.Module):
         """
         if (time <= belief.time).any():
             raise InputError("time goes backwards: an update must be later than the belief it continues")
-        return LatentBelief(self._embed_known(observation[self.config.frames]), belief.count + 1, time)
+        return LatentBelief(*self._embed_known(observation[self.config.frames]), belief.count + 1, time)
 
     # --- the future --------------------------------------------------------------------------------------------
 
@@ -224,7 +223,7 @@ class LatentModel(nn.Module):
         """What does not depend on the actions."""
         if exogenous is not None and exogenous.shape[-1]:
             raise InputError("a latent model knows no announced amounts")
-        return LatentReady(belief.latent)
+        return LatentReady(belief.latent, belief.look)
 
     def respond(self, prepared: LatentReady, actions: Tensor) -> Tensor:
         """Latents [E, B, S, H, D] of normalised candidates [B, S, H, A]."""
@@ -255,13 +254,24 @@ class LatentModel(nn.Module):
         change: Tensor = self.leave(nn.functional.gelu(self.between(hidden)))
         return latents + change
 
-    def _embed_known(self, frames: Tensor) -> Tensor:
-        """[B, D]; NaN where a frame is missing, which no guardrail lets pass."""
-        if not frames.is_floating_point():
-            return self.embed(frames)
-        missing = torch.isnan(frames).flatten(1).any(1)
-        latents = self.embed(torch.nan_to_num(frames).to(torch.uint8))
-        return torch.where(missing[:, None], torch.full_like(latents, torch.nan), latents)
+    def _pixels(self, frames: Tensor) -> Tensor:
+        """uint8 frames [N, H, W, C] about the mean frame, [N, C, H, W]."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
+            return (self.encoder.scaled(frames) - self.mean_frame) / self.pixel_spread
+
+    def _latents(self, pixels: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
+            found: Tensor = self.encoder(pixels)
+        return found.float()
+
+    def _embed_known(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents [B, D] and looks [B, L]; NaN where a frame is missing, which no guardrail lets pass."""
+        missing = torch.isnan(frames).flatten(1).any(1) if frames.is_floating_point() else None
+        pixels = self._pixels(frames if missing is None else torch.nan_to_num(frames).to(torch.uint8))
+        found = self._latents(pixels), look(pixels)
+        if missing is None:
+            return found
+        return tuple(torch.where(missing[:, None], torch.nan, part) for part in found)  # type: ignore[return-value]
 
 
 class Readout(nn.Module):

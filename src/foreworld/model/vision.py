@@ -20,6 +20,21 @@ def as_float(frames: Tensor) -> Tensor:
     return flat.permute(0, 3, 1, 2).float().mul_(2.0 / 255.0).sub_(1.0)
 
 
+def look(pixels: Tensor) -> Tensor:
+    """[N, 5 C] what pixels [N, C, H, W] look like wherever things are: mean, spread, both ends and skew of each colour.
+
+    An encoder learns to leave out what never changed in its data, such as a colour; so familiarity is judged by this,
+    too.
+    """
+    flat = pixels.flatten(2)
+    mean = flat.mean(-1, keepdim=True)
+    apart = flat - mean
+    square = apart * apart
+    spread = square.mean(-1)
+    skew = (square * apart).mean(-1)
+    return torch.cat([mean[..., 0], spread, skew, flat.amax(-1), flat.amin(-1)], dim=-1)
+
+
 class ConvEncoder(nn.Module):
     """Three convolutions, the first with a stride of 4, and a linear layer.
 
