@@ -24,7 +24,7 @@ from foreworld.forecast.novelty import NoveltyModel, disagreement, fit_gaussian,
 from foreworld.model.belief import History
 from foreworld.model.loss import beliefs_at, future_of
 from foreworld.model.world_model import WorldModel
-from foreworld.planning.guardrail import StateGuardrail
+from foreworld.planning.guardrail import Tightened
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,7 @@ class Visits:
         out: np.ndarray = (self.least[name] - self.true[name]) / self.scale[name]
         return out
 
-    def exceeded(self, calibration: Calibration, guardrail: StateGuardrail, risk: float | None = None) -> np.ndarray:
+    def exceeded(self, calibration: Calibration, guardrail: Tightened, risk: float | None = None) -> np.ndarray:
         """[n] whether the true distance fell short of the tightened one: happens at the stated risk, or less."""
         bounds = calibration.trajectory_bounds(guardrail.name, guardrail.risk if risk is None else risk)
         stage = calibration.stage(torch.from_numpy(self.known))
@@ -280,7 +280,7 @@ class Visits:
 
 
 def fit_trajectory(
-    visits: Visits, guardrails: Sequence[StateGuardrail], levels: Sequence[float] = (0.01, 0.05, 0.1, 0.2)
+    visits: Visits, guardrails: Sequence[Tightened], levels: Sequence[float] = (0.01, 0.05, 0.1, 0.2)
 ) -> dict[str, dict[str, float]]:
     """By guardrail and risk level: the bound on the trajectory score of chosen plans.
 

@@ -69,7 +69,28 @@ class Guardrail(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StateGuardrail(Guardrail):
+class Tightened(Guardrail):
+    """A bound on what is predicted, whose margin is tightened by the calibrated trajectory score."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < self.risk < 1.0:
+            raise InputError(f"guardrail {self.name}: a state guardrail needs a risk between 0 and 1, got {self.risk}")
+
+    @abstractmethod
+    def predicted(self, forecast: Forecast) -> tuple[Tensor, Tensor]:
+        """Least predicted distance from the bound [B, S], before tightening, and the predicted scale there."""
+
+    def margin(self, forecast: Forecast, actions: Tensor, history: History) -> Tensor:
+        """Least predicted distance minus the calibrated score times the predicted scale."""
+        least, scale = self.predicted(forecast)
+        margin = least - forecast.trajectory_bound(self.name, self.risk) * scale
+        # Beyond the usable horizon nothing is known: such a candidate cannot be shown to be safe.
+        return torch.where(forecast.usable >= self.horizon, margin, torch.full_like(margin, torch.nan))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateGuardrail(Tightened):
     """A predicted quantity stays above (or below) a bound from the first step that an action can influence.
 
     Attributes:
@@ -88,8 +109,6 @@ class StateGuardrail(Guardrail):
         super().__post_init__()
         if not math.isfinite(self.bound) or self.sense not in ("at_least", "at_most"):
             raise InputError(f"guardrail {self.name}: bound {self.bound} must be finite and sense at_least or at_most")
-        if not 0.0 < self.risk < 1.0:
-            raise InputError(f"guardrail {self.name}: a state guardrail needs a risk between 0 and 1, got {self.risk}")
         if not 1 <= self.start <= self.horizon:
             raise InputError(f"guardrail {self.name}: start {self.start} must lie in 1..horizon {self.horizon}")
 
@@ -120,13 +139,6 @@ class StateGuardrail(Guardrail):
         least, at = distance.min(-1)
         there = along(scale).gather(-1, at[..., None])[..., 0]
         return torch.where(torch.isnan(distance).any(-1), torch.full_like(least, torch.nan), least), there
-
-    def margin(self, forecast: Forecast, actions: Tensor, history: History) -> Tensor:
-        """Least predicted distance minus the calibrated score times the predicted scale."""
-        least, scale = self.predicted(forecast)
-        margin = least - forecast.trajectory_bound(self.name, self.risk) * scale
-        # Beyond the usable horizon nothing is known: such a candidate cannot be shown to be safe.
-        return torch.where(forecast.usable >= self.horizon, margin, torch.full_like(margin, torch.nan))
 
 
 def margin_of(guardrail: Guardrail, forecast: Forecast, actions: Tensor, history: History) -> Tensor:
