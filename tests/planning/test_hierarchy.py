@@ -49,12 +49,16 @@ def test_of_several_goals_each_has_its_own_distance(graph):
 def test_where_nobody_may_be_no_way_leads_through(graph):
     barred = (graph.nodes[:, 0] > 6.5) & (graph.nodes[:, 1] > 0.5) & (graph.nodes[:, 1] < 1.5)
     assert int(barred.sum()) >= 1
-    cut = graph.without(barred)
-    assert len(cut.nodes) == len(graph.nodes) - int(barred.sum())
-    assert distance(cut, (0.0, 0.0), (0.0, 2.0)) >= UNREACHED / 2
-    assert distance(cut, (0.0, 0.0), (3.0, 0.0)) < 4.0
-    with pytest.raises(InputError, match="every waypoint"):
-        graph.without(torch.ones(len(graph.nodes), dtype=torch.bool))
+    goals = torch.tensor([[[0.0, 2.0], [3.0, 0.0]]]).expand(2, -1, -1)
+    place = torch.zeros(1, 2, 1, 1, 2)
+    cut = graph.towards(goals, torch.stack([barred, torch.zeros_like(barred)]))
+    found = cut(place, goals)[0, :, 0, 0]
+    assert found[0, 0] >= UNREACHED and found[0, 1] < 4.0
+    # Of the other subject nothing is barred, and its ways are those that were worked out for everybody.
+    torch.testing.assert_close(found[1], graph.distance(place, goals)[0, 1, 0, 0])
+    assert cut.left(place[0, :, 0, 0]).tolist() == [[False, True], [True, True]]
+    with pytest.raises(InputError, match="barred has shape"):
+        graph.towards(goals, barred[None])
 
 
 def test_waypoints_are_written_and_read(graph, tmp_path):

@@ -91,35 +91,40 @@ class WaypointGraph:
         except (OSError, SafetensorError, KeyError) as error:
             raise FormatError(f"{path} holds no waypoints: {error}; make them again") from error
 
-    def without(self, barred: Tensor) -> WaypointGraph:
-        """Without waypoints [M] where nobody may be: ways through them no longer count.
+    def distance(self, latents: Tensor, goals: Tensor) -> Tensor:
+        """[E, B, S, H, G] blocks from latents [E, B, S, H, D] to goals [B, G, D]; see `Towards`."""
+        return self.towards(goals)(latents, goals)
+
+    def towards(self, goals: Tensor, barred: Tensor | None = None) -> Towards:
+        """The ways to goals [B, G, D].
+
+        Args:
+            goals: Latents.
+            barred: [B, M] waypoints where nobody may be, for each subject; ways through them do not count.
 
         Raises:
-            InputError: Nothing is left.
+            InputError: The shape of `barred` is wrong.
         """
-        if bool(barred.all()):
-            raise InputError("every waypoint lies where nobody may be")
-        direct = (self.blocks == 1) & ~barred[:, None] & ~barred[None]
-        kept = ~barred
-        return WaypointGraph(self.nodes[kept], _shortest(direct[kept][:, kept]), self.pace)
-
-    def distance(self, latents: Tensor, goals: Tensor) -> Tensor:
-        """[E, B, S, H, G] blocks from latents [E, B, S, H, D] to goals [B, G, D]: to a waypoint, and on from there.
-
-        Within a block of the goal it is the way there directly.
-        """
-        shape = latents.shape[:-1]
-        flat = latents.transpose(0, 1).flatten(1, 3)  # [B, E S H, D]
-        away, at = self._near(flat)
-        goal_away, goal_at = self._near(goals)
-        direct = torch.cdist(flat, goals) / self.pace
-        found = []
-        for g in range(goals.shape[1]):
-            # Latent distances of far scenes tell nothing, so only the waypoints around either end count.
-            onwards = (self.blocks[:, goal_at[:, g]] + goal_away[:, g]).amin(-1).T  # [B, M]
-            by_way = (away + onwards.gather(1, at.flatten(1)).reshape(at.shape)).amin(-1)
-            found.append(torch.where(by_way <= 2.0, torch.minimum(by_way, direct[..., g]), by_way))
-        return torch.stack(found, dim=-1).reshape(shape[1], shape[0], *shape[2:], -1).transpose(0, 1)
+        away, at = self._near(goals)
+        if barred is None:
+            onwards = (self.blocks[:, at] + away).amin(-1).permute(1, 2, 0)
+            return Towards(self, onwards)
+        if barred.shape != (len(goals), len(self.nodes)):
+            raise InputError(f"barred has shape {tuple(barred.shape)}, expected {(len(goals), len(self.nodes))}")
+        direct = (self.blocks == 1).float()
+        onwards = torch.full((*goals.shape[:2], len(self.nodes)), UNREACHED)
+        onwards.scatter_reduce_(2, at, away, "amin")
+        shut = barred[:, None].expand_as(onwards)
+        onwards = torch.where(shut, UNREACHED, onwards)
+        # One transition more in each round, until nothing is nearer (Bellman 1958, Ford 1956).
+        step = torch.where(direct > 0, 1.0, UNREACHED)
+        for _ in range(len(self.nodes)):
+            nearer = torch.stack([(step + row[None]).amin(1) for row in onwards.flatten(0, 1)]).reshape(onwards.shape)
+            nearer = torch.where(shut, UNREACHED, torch.minimum(nearer, onwards))
+            if torch.equal(nearer, onwards):
+                break
+            onwards = nearer
+        return Towards(self, onwards)
 
     def _near(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Blocks to the nearest waypoints and which they are, both [B, N, NEAR], of latents [B, N, D]."""
@@ -129,6 +134,41 @@ class WaypointGraph:
         away = (latents.pow(2).sum(-1, keepdim=True) - 2.0 * best).clamp(min=0.0).sqrt() / self.pace
         # One that lies more than a block beyond the nearest may be on the other side of a wall.
         return torch.where(away <= away[..., :1] + 1.0, away, UNREACHED), at
+
+
+@dataclass(frozen=True)
+class Towards:
+    """Ways to certain goals, worked out once; a distance for `GoalObjective`.
+
+    Attributes:
+        graph: Waypoints.
+        onwards: [B, G, M] blocks from each waypoint to each goal.
+    """
+
+    graph: WaypointGraph
+    onwards: Tensor
+
+    def __call__(self, latents: Tensor, goals: Tensor) -> Tensor:
+        """[E, B, S, H, G] blocks from latents [E, B, S, H, D]: to a waypoint, and on from there.
+
+        Within a block of the goal it is the way there directly.
+        """
+        shape = latents.shape[:-1]
+        flat = latents.transpose(0, 1).flatten(1, 3)  # [B, E S H, D]
+        # Latent distances of far scenes tell nothing, so only the waypoints around either end count.
+        away, at = self.graph._near(flat)
+        direct = torch.cdist(flat, goals) / self.graph.pace
+        found = []
+        for g in range(goals.shape[1]):
+            by_way = (away + self.onwards[:, g].gather(1, at.flatten(1)).reshape(at.shape)).amin(-1)
+            found.append(torch.where(by_way <= 2.0, torch.minimum(by_way, direct[..., g]), by_way))
+        return torch.stack(found, dim=-1).reshape(shape[1], shape[0], *shape[2:], -1).transpose(0, 1)
+
+    def left(self, latents: Tensor) -> Tensor:
+        """[B, G] whether a way from latents [B, D] to each goal is left."""
+        away, at = self.graph._near(latents[:, None])
+        near = self.onwards.gather(2, at.expand(-1, self.onwards.shape[1], -1))
+        return (near + away).amin(-1) < UNREACHED
 
 
 def _nearest(points: Tensor, centres: Tensor) -> Tensor:

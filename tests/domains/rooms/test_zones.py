@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from foreworld.domains.rooms.layout import two_rooms
+from foreworld.domains.rooms.loop import run_scenes
+from foreworld.domains.rooms.scene import RoomsConfig, Scenes
+from foreworld.domains.rooms.zones import Zones, blocked, left, zoned
+
+
+def box(low, high):
+    return np.array(low, np.float32), np.array(high, np.float32)
+
+
+def test_distance_is_that_of_the_guardrail():
+    import torch
+
+    from foreworld.planning.zone import KeepOut
+
+    generator = np.random.default_rng(0)
+    low = generator.uniform(0, 50, (4, 2)).astype(np.float32)
+    zones = Zones(low, low + generator.uniform(5, 40, (4, 2)).astype(np.float32))
+    place = generator.uniform(-20, 120, (4, 7, 2)).astype(np.float32)
+    ends = zones.corners()
+    rail = KeepOut(name="z", unit="px", source="t", risk=0.1, quantities=("x", "y"), low=ends[0], high=ends[1])
+    np.testing.assert_allclose(zones.distance(place), rail.distance(torch.from_numpy(place)).numpy(), atol=1e-4)
+    assert (zones.entered(place[:, 0]) == (zones.distance(place)[:, 0] < 0)).all()
+
+
+def test_a_way_is_left_unless_the_only_door_is_shut():
+    layout, config = two_rooms(), RoomsConfig()
+    start, goal = np.array([50, 180], np.float32), np.array([180, 180], np.float32)
+    assert left(layout, start, goal, *box((150, 20), (200, 60)), config)
+    assert not left(layout, start, goal, *box((100, 25), (124, 75)), config)
+    assert not left(layout, start, goal, *box((14, 100), (112, 130)), config)
+
+
+def test_nobody_stands_in_a_wall_but_in_a_door():
+    layout = two_rooms()
+    place = np.array([[112, 150], [112, 49], [50, 50], [16, 50]], np.float32)
+    assert blocked(layout, place, 7.0).tolist() == [True, False, False, True]
+
+
+def test_zones_keep_clear_of_start_and_goal_and_some_leave_no_way():
+    pairs, zones, open_ = zoned(RoomsConfig(), 0, 40)
+    assert len(pairs) == len(zones) == len(open_) == 40
+    assert (zones.distance(pairs.start) > 0).all() and (zones.distance(pairs.goal) > 0).all()
+    assert 0.5 < open_.mean() < 0.95
+    again = zoned(RoomsConfig(), 0, 40)
+    np.testing.assert_array_equal(again[1].low, zones.low)
+
+
+class Guided:
+    """Follows the expert's way, and so enters what lies on it."""
+
+    def begin(self, scenes, frames):
+        from foreworld.domains.rooms.behaviour import Expert
+
+        self.scenes, self.expert = scenes, Expert(noise=0.0, repeat=0.0)
+        self.expert.start(scenes, [np.random.default_rng(n) for n in range(len(scenes))])
+
+    def act(self, frames, going):
+        return self.expert.act(self.scenes)
+
+
+def test_a_door_that_is_shut_is_entered_by_whoever_goes_through():
+    pairs, zones, open_ = zoned(RoomsConfig(), 0, 30)
+    scenes = Scenes(RoomsConfig(), pairs.seeds)
+    scenes.place(pairs.start, pairs.goal)
+    found = run_scenes(Guided(), scenes, 100, zone=zones.entered)
+    assert found.reached.mean() > 0.9
+    assert (found.entered[~open_ & found.reached] > 0).all()
+
+
+@pytest.mark.parametrize("shut", [0.0, 1.0])
+def test_the_share_of_shut_doors_is_as_asked(shut):
+    assert zoned(RoomsConfig(), 1, 10, shut=shut)[2].mean() == pytest.approx(1.0 - shut, abs=0.21)
