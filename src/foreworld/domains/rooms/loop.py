@@ -17,13 +17,16 @@ from foreworld.domains.rooms.prepare import Prepared
 from foreworld.domains.rooms.render import ByteArray
 from foreworld.domains.rooms.scene import Scenes
 from foreworld.domains.rooms.source import FRAME, PLACE
-from foreworld.domains.rooms.task import STANDARD, GoTo
+from foreworld.domains.rooms.task import STANDARD, GoTo, Reach, WayLeft, keep_out
+from foreworld.domains.rooms.zones import Zones
 from foreworld.errors import InputError
 from foreworld.forecast.forecaster import Calibration, Forecaster
 from foreworld.planning.goal import Distance
+from foreworld.planning.hierarchy import Towards
 from foreworld.planning.planners.base import Planner
 from foreworld.planning.planners.cem import CEMConfig, CEMPlanner
 from foreworld.planning.profile import Profile
+from foreworld.planning.zone import KeepOut
 
 SEARCH = CEMConfig.icem(samples=48, iterations=3)
 By = Literal["temporal", "waypoints", "straight"]
@@ -117,6 +120,8 @@ class Planned:
         calibration: Of the model.
         profile: Weights.
         seed: Of the search.
+        zones: Where nobody may be, one box a scene; needs waypoints.
+        risk: That a plan enters, as claimed.
     """
 
     prepared: Prepared
@@ -126,6 +131,8 @@ class Planned:
     calibration: Calibration | None = None
     profile: Profile = STANDARD
     seed: int = 0
+    zones: Zones | None = None
+    risk: float = 0.01
 
     def begin(self, scenes: Scenes, frames: ByteArray) -> None:
         """Look at the goals' frames."""
@@ -135,7 +142,16 @@ class Planned:
         self._model, self._goals, self._rows = model, goals.detach(), np.arange(len(scenes))
         self.refused = np.zeros(len(scenes), int)
         self._clock = 0
-        self.agent = self._agent(self._goals)
+        self._now = model.embed(torch.from_numpy(frames))
+        forecaster = Forecaster(model, self.calibration)
+        self.agent = Agent(
+            forecaster,
+            self._task(),
+            self.planner,
+            configurator=Configurator(self.profile),
+            checker=None,
+            seed=self.seed,
+        )
         self.agent.start(self._names, {})
 
     def act(self, frames: ByteArray, going: BoolArray) -> FloatArray:
@@ -143,8 +159,8 @@ class Planned:
         rows = np.flatnonzero(going)
         if len(rows) < len(self._rows):
             self.agent.keep([self._names[row] for row in rows])
-            self.agent.task = self._task(self._goals[rows])
             self._rows = rows
+            self.agent.task = self._task()
         unknown = {name: np.full(len(rows), np.nan) for name in PLACE}
         step = self.agent.decide(float(self._clock), {FRAME: frames[rows], **unknown})
         self._clock += 1
@@ -155,14 +171,35 @@ class Planned:
         action[rows] = step.actions
         return action
 
-    def _agent(self, goals: torch.Tensor) -> Agent:
-        return Agent(
-            Forecaster(self._model, self.calibration), self._task(goals), self.planner,
-            configurator=Configurator(self.profile), checker=None, seed=self.seed,
-        )  # fmt: skip
+    def rail(self, zones: Zones) -> KeepOut:
+        """The guardrail of zones, one box a scene."""
+        return keep_out(*zones.corners(), self.prepared.model.config.grid.points[self.horizon - 1], self.risk)
 
-    def _task(self, goals: torch.Tensor) -> GoTo:
-        return GoTo(goals, distance=self._distance())
+    def _task(self) -> GoTo:
+        """The task of the scenes that go on."""
+        goals = self._goals[self._rows]
+        if self.zones is None:
+            return GoTo(goals, distance=self._distance())
+        if not hasattr(self, "_towards"):
+            self._towards = self._ways(self.rail(self.zones))
+            self._left = self._towards.left(self._now)[:, 0]
+        rail = self.rail(Zones(self.zones.low[self._rows], self.zones.high[self._rows]))
+        towards = Towards(self._towards.graph, self._towards.onwards[self._rows])
+        left = tuple(self._left[self._rows].tolist())
+        return GoTo(goals, (Reach(), rail, WayLeft(left=left)), distance=towards)
+
+    def _ways(self, rail: KeepOut) -> Towards:
+        """Ways to the goals past waypoints that keep as far from the zone as a plan must."""
+        graph = self.prepared.graph
+        if graph is None:
+            raise InputError("to keep out of a zone waypoints are needed; give the recipe some")
+        read = self._model.read(graph.nodes)
+        place = torch.stack([read[name] for name in PLACE], dim=-1).expand(len(self._goals), -1, -1)
+        bound = 0.0
+        if self.calibration is not None and self.calibration.trajectory:
+            bound = float(self.calibration.trajectory_bounds(rail.name, rail.risk).max())
+        scale = max(float(self._model.readout.spread(name)) for name in PLACE)
+        return graph.towards(self._goals, rail.distance(place) < bound * scale)
 
     def _distance(self) -> Distance | None:
         if self.by == "straight":

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from foreworld.domains.rooms.source import ACTIONS, FRAME
+from foreworld.domains.rooms.source import ACTIONS, FRAME, PLACE
 from foreworld.model.belief import History
 from foreworld.model.dynamics import HorizonGrid
 from foreworld.planning.goal import Distance, GoalObjective
 from foreworld.planning.guardrail import Guardrail
 from foreworld.planning.profile import Profile
 from foreworld.planning.space import ActionSpace
+from foreworld.planning.zone import KeepOut
 
 STANDARD = Profile(name="standard", weights={"along": 1.0, "closest": 0.0, "last": 0.0, "effort": 0.0})
 
@@ -32,6 +33,36 @@ class Reach(Guardrail):
     def margin(self, forecast: object, actions: Tensor, history: History) -> Tensor:
         """Distance of the greatest part of an action from the bound."""
         return self.bound - actions.abs().amax((-1, -2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WayLeft(Guardrail):
+    """There is a way to the goal that keeps out of every zone; where there is none, no movement is a plan.
+
+    Attributes:
+        left: [B] as `planning.hierarchy.Towards.left` found it at the start.
+    """
+
+    name: str = "way_left"
+    unit: str = "share"
+    source: str = "ways that were walked in the log"
+    severity: int = 1
+    left: tuple[bool, ...]
+
+    def margin(self, forecast: object, actions: Tensor, history: History) -> Tensor:
+        """[B, S] how much may be moved, less what is moved: staying violates it least."""
+        may = torch.where(torch.tensor(self.left)[:, None], 2.0, -1.0)
+        return may - actions.abs().mean((-1, -2))
+
+
+def keep_out(
+    low: tuple[tuple[float, ...], ...], high: tuple[tuple[float, ...], ...], horizon: int, risk: float
+) -> KeepOut:
+    """The guardrail of zones, one box a scene, px."""
+    return KeepOut(
+        name="no_go", unit="px", source="the zone that was given", severity=5, risk=risk, horizon=horizon,
+        quantities=PLACE, low=low, high=high,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
