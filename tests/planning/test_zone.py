@@ -40,8 +40,17 @@ def test_distance_is_euclidean_outside_and_to_the_nearest_side_inside():
     torch.testing.assert_close(found, torch.tensor([[10.0, 5.0, -2.0, -10.0, 0.0]]))
 
 
+def test_the_way_between_two_points_counts_and_so_does_that_from_the_present():
+    path = [[[[0.0, 30.0], [40.0, 30.0], [80.0, 30.0]]]]
+    assert margin(rail(), path) == -10.0
+    beside = forecast([[[[45.0, 30.0], [45.0, 30.0], [45.0, 30.0]]]])
+    assert rail().margin(beside, None, None) == 15.0
+    came = replace(beside, now={"x": torch.tensor([5.0]), "y": torch.tensor([30.0])})
+    assert rail().margin(came, None, None) <= -5.0
+
+
 def test_a_path_is_as_far_as_its_nearest_point_and_tightened_by_the_score():
-    path = [[[[0.0, 0.0], [8.0, 30.0], [0.0, 60.0]], [[40.0, 50.0], [50.0, 50.0], [60.0, 60.0]]]]
+    path = [[[[0.0, 30.0], [8.0, 30.0], [0.0, 30.0]], [[40.0, 50.0], [50.0, 50.0], [60.0, 60.0]]]]
     torch.testing.assert_close(margin(rail(), path), torch.tensor([[2.0, 200.0**0.5]]))
     torch.testing.assert_close(margin(rail(), path, bound=1.5), torch.tensor([[2.0 - 3.0, 200.0**0.5 - 3.0]]))
 

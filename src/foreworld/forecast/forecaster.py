@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from foreworld.episodes.schema import Channel
 from foreworld.errors import InputError, ModelError
 from foreworld.forecast.novelty import NoveltyModel, disagreement, mahalanobis
-from foreworld.model.interface import Adjusted, Believed, Holding, Imaginer, Ready, familiar
+from foreworld.model.interface import Adjusted, Believed, Holding, Imaginer, Present, Ready, familiar
 
 # Scenarios of each member. A cost of rare harm must see how far the tails reach: four members at one quantile each end
 # at 1.15 standard deviations, at three each at 1.73.
@@ -177,6 +177,7 @@ class Forecast:
         latents: [E, B, S, H, D] what the model predicted, for what reads more than quantities (a critic); None in a
             forecast that was picked out of another.
         calibrated: What the model foresaw before it was adapted to a subject; guardrails hold by both. None elsewhere.
+        now: By quantity: [B] what is read out of the present, where the model can.
     """
 
     points: Tensor
@@ -191,6 +192,7 @@ class Forecast:
     known: Tensor
     latents: Tensor | None = None
     calibrated: Forecast | None = None
+    now: dict[str, Tensor] = field(default_factory=dict)
 
     def trajectory_bound(self, guardrail: str, risk: float) -> Tensor:
         """[B, 1] the calibrated score that tightens a guardrail's margin here; raises as `Calibration` does."""
@@ -217,6 +219,7 @@ class Forecast:
             self.usable[rows, candidate][:, None],
             self.known,
             calibrated=None if self.calibrated is None else self.calibrated.pick(candidate),
+            now=self.now,
         )
 
     def row(self, subject: int) -> Forecast:
@@ -238,6 +241,7 @@ class Forecast:
             self.usable[i],
             self.known[i],
             calibrated=None if self.calibrated is None else self.calibrated.row(subject),
+            now=of(self.now),
         )
 
 
@@ -347,8 +351,9 @@ class Forecaster:
             spread = torch.maximum(spread, disagreement(members, typical))
         novelty, usable = self._trust(imagined, spread)
         return Forecast(
-            self.points, samples, mean, scale, lower, upper, self.calibration, novelty, usable, known, latents
-        )
+            self.points, samples, mean, scale, lower, upper, self.calibration, novelty, usable, known, latents,
+            now=self.model.read_now(imagined.prepared) if isinstance(self.model, Present) else {},
+        )  # fmt: skip
 
     def _trust(self, imagined: Imagined, spread: Tensor) -> tuple[Tensor, Tensor]:
         ratio = spread / self._limit

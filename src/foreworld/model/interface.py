@@ -63,6 +63,14 @@ class Looked(Protocol):
         """[B, L] what was seen, apart from what it means."""
 
 
+@runtime_checkable
+class Present(Protocol):
+    """What a model offers besides where it reads quantities out of what it sees, as it does of what it foresees."""
+
+    def read_now(self, prepared: Any) -> dict[str, Tensor]:
+        """Quantities of this moment in units, {quantity: [B]}."""
+
+
 def familiar(prepared: Ready) -> Tensor:
     """[B, C] what novelty is judged by: the state, and what it looked like where that is told."""
     return torch.cat([prepared.context, prepared.look], dim=-1) if isinstance(prepared, Looked) else prepared.context

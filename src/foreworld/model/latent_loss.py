@@ -111,7 +111,7 @@ class LatentLearner(nn.Module):
             total = total + config.inverse * parts["inverse"]
         if self.decoder is not None:
             painted = self.decoder(latents.flatten(0, 1))
-            pixels = (model.encoder.scaled(clips.frames) - model.mean_frame) / model.pixel_spread
+            pixels = model.pixels(clips.frames.flatten(0, 1))
             parts["reconstruct"] = (painted - pixels).pow(2).mean()
             total = total + config.reconstruct * parts["reconstruct"]
         return {"loss": total, **parts}

@@ -26,6 +26,7 @@ from foreworld.model.ensemble import EnsembleLinear
 from foreworld.model.vision import ConvEncoder, look
 
 LEAST_SPREAD = 1e-3  # of pixels within -1 to 1: a scene in which nothing moves is not blown up
+LEAST_SHARE = 1e-3  # of the largest variance: colours that hardly differ are not blown up, either
 
 
 class LatentConfig(Options):
@@ -103,7 +104,7 @@ class LatentModel(nn.Module):
     """
 
     mean_frame: Tensor
-    pixel_spread: Tensor
+    whitening: Tensor
     centre: Tensor
     reach: Tensor
 
@@ -125,7 +126,7 @@ class LatentModel(nn.Module):
         if height != side:
             raise SchemaError(f"frames of {config.frames} are {height} x {side} px; give square ones")
         self.register_buffer("mean_frame", torch.zeros(colours, height, side))
-        self.register_buffer("pixel_spread", torch.ones(()))
+        self.register_buffer("whitening", torch.eye(colours))
         self.encoder = ConvEncoder(colours, side, config.width)
         e, d, h = config.members, config.width, config.hidden
         self.enter = EnsembleLinear(e, d, h)
@@ -154,19 +155,23 @@ class LatentModel(nn.Module):
 
     @torch.no_grad()
     def fit_pixels(self, frames: Tensor) -> None:
-        """Take the mean frame and the spread of pixels about it from uint8 frames [N, H, W, C]; before training.
+        """Take the mean frame, and how colours vary about it, from uint8 frames [N, H, W, C]; before training.
 
-        What never changes in a scene is then nothing, and what moves is of the size of one: without it the first
-        hundred steps of training see little but the background.
+        What never changes in a scene is then nothing, and every direction of colour in which something does is of one
+        size (Krizhevsky 2009, whitening): where walls differ between episodes, they are most of what differs, and a
+        small agent of another colour would be learned late, if at all.
         """
         scaled = self.encoder.scaled(frames)
         self.mean_frame.copy_(scaled.mean(0))
-        self.pixel_spread.copy_((scaled - self.mean_frame).pow(2).mean().sqrt().clamp(min=LEAST_SPREAD))
+        apart = (scaled - self.mean_frame).movedim(1, -1).flatten(0, -2).double()
+        values, vectors = torch.linalg.eigh(apart.T @ apart / len(apart))
+        least = max(LEAST_SPREAD**2, LEAST_SHARE * float(values.max()))
+        self.whitening.copy_((vectors * values.clamp(min=least).rsqrt()) @ vectors.T)
 
     def embed(self, frames: Tensor) -> Tensor:
         """[..., D] latents of uint8 frames [..., H, W, C]."""
         flat = frames.flatten(0, -4) if frames.dim() > 4 else frames
-        return self._latents(self._pixels(flat)).reshape(*frames.shape[:-3], -1)
+        return self._latents(self.pixels(flat)).reshape(*frames.shape[:-3], -1)
 
     def encode(self, history: History) -> LatentBelief:
         """The belief at the end of each history."""
@@ -234,6 +239,10 @@ class LatentModel(nn.Module):
         found: dict[str, Tensor] = self.readout(latents)
         return found
 
+    def read_now(self, prepared: LatentReady) -> dict[str, Tensor]:
+        """Quantities of this moment in units, {quantity: [B]}."""
+        return self.read(prepared.context)
+
     def read_scale(self, latents: Tensor) -> dict[str, Tensor]:
         """The readouts' own error in units, likewise; how it grows with the horizon is for calibration to say."""
         return {name: self.readout.spread(name).expand(latents.shape[:-1]) for name in self.quantities}
@@ -254,10 +263,10 @@ class LatentModel(nn.Module):
         change: Tensor = self.leave(nn.functional.gelu(self.between(hidden)))
         return latents + change
 
-    def _pixels(self, frames: Tensor) -> Tensor:
-        """uint8 frames [N, H, W, C] about the mean frame, [N, C, H, W]."""
+    def pixels(self, frames: Tensor) -> Tensor:
+        """uint8 frames [N, H, W, C] about the mean frame, colours whitened, [N, C, H, W]."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
-            return (self.encoder.scaled(frames) - self.mean_frame) / self.pixel_spread
+            return nn.functional.conv2d(self.encoder.scaled(frames) - self.mean_frame, self.whitening[:, :, None, None])
 
     def _latents(self, pixels: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
@@ -267,7 +276,7 @@ class LatentModel(nn.Module):
     def _embed_known(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Latents [B, D] and looks [B, L]; NaN where a frame is missing, which no guardrail lets pass."""
         missing = torch.isnan(frames).flatten(1).any(1) if frames.is_floating_point() else None
-        pixels = self._pixels(frames if missing is None else torch.nan_to_num(frames).to(torch.uint8))
+        pixels = self.pixels(frames if missing is None else torch.nan_to_num(frames).to(torch.uint8))
         found = self._latents(pixels), look(pixels)
         if missing is None:
             return found

@@ -12,13 +12,16 @@ from foreworld.errors import InputError
 from foreworld.forecast.forecaster import Forecast
 from foreworld.planning.guardrail import Tightened
 
+BETWEEN = 4  # places looked at on the way from one point to the next
+
 
 @dataclass(frozen=True, kw_only=True)
 class KeepOut(Tightened):
     """The place that is read out stays outside a box, one for each subject.
 
-    The model predicts places at the points of its grid. What happens between them, as when a corner is cut, is in the
-    trajectory score: it compares with the least true distance over all steps.
+    The model predicts places at the points of its grid; between them, and from the present on where it reads that, the
+    way is taken to be straight. Whatever else happens there is in the trajectory score, which compares with the least
+    true distance over all steps.
 
     Attributes:
         quantities: Q predicted quantities of one unit that span the space, such as x and y.
@@ -53,7 +56,12 @@ class KeepOut(Tightened):
                 f"{forecast.points.tolist()}"
             )
         place = torch.stack([forecast.mean[name][..., :counted] for name in self.quantities], dim=-1)
-        distance = self.distance(place)
+        if all(name in forecast.now for name in self.quantities):
+            now = torch.stack([forecast.now[name] for name in self.quantities], dim=-1)
+            place = torch.cat([now[:, None, None].expand(*place.shape[:2], 1, -1), place], dim=2)
+        share = torch.arange(1, BETWEEN + 1) / BETWEEN
+        between = place[:, :, :-1, None] + share[:, None] * (place[:, :, 1:] - place[:, :, :-1])[:, :, :, None]
+        distance = self.distance(torch.cat([place[:, :, :1], between.flatten(2, 3)], dim=2))
         scale = torch.stack([forecast.scale[name][..., :counted] for name in self.quantities]).amax(0).amax(-1)
         least = distance.amin(-1)
         return torch.where(torch.isnan(distance).any(-1), torch.full_like(least, torch.nan), least), scale
