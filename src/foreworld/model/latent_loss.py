@@ -34,8 +34,12 @@ class LatentLossConfig(Options):
         regular: Of the regulariser.
         regulariser: `sigreg`, `vicreg`, or `none`.
         within: Share of the latent's dimensions that are regularised within episodes besides; 0 leaves it out.
+        slow: Of how much the other dimensions vary within an episode: they are left for what lasts, such as where a
+            door is. That matters seldom, and without this it is left out for more of what moves.
         inverse: Of the head that tells actions from latents; 0 leaves it out.
         reconstruct: Of a decoder that paints the frame again; 0 leaves it out.
+        paint: Side of what it paints, px; a frame that is made smaller is enough to keep what matters seldom, such as
+            a door, from being left out. None paints the whole frame.
         slices: Random directions of SIGReg.
     """
 
@@ -43,8 +47,10 @@ class LatentLossConfig(Options):
     regular: float = Field(default=0.18, ge=0)
     regulariser: Literal["sigreg", "vicreg", "none"] = "sigreg"
     within: float = Field(default=0.0, ge=0, le=1)
+    slow: float = Field(default=0.0, ge=0)
     inverse: float = Field(default=0.0, ge=0)
     reconstruct: float = Field(default=0.0, ge=0)
+    paint: int | None = Field(default=None, gt=0)
     slices: int = Field(default=128, gt=0)
 
 
@@ -82,7 +88,14 @@ class LatentLearner(nn.Module):
         if config.inverse:
             layers = nn.Linear(2 * width, hidden), nn.GELU(), nn.Linear(hidden, len(model.centre))
             self.inverse = nn.Sequential(*layers)
-        self.decoder = Decoder(width, *model.mean_frame.shape[:2]) if config.reconstruct else None
+        self.decoder: nn.Module | None = None
+        if config.reconstruct:
+            colours, side = model.mean_frame.shape[:2]
+            if config.paint is None:
+                self.decoder = Decoder(width, colours, side)
+            else:
+                layers = nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, colours * config.paint**2)
+                self.decoder = nn.Sequential(*layers, nn.Unflatten(1, (colours, config.paint, config.paint)))
 
     def loss(self, clips: Clips, generator: torch.Generator) -> dict[str, Tensor]:
         """Parts of the loss of a batch, `loss` their weighted sum.
@@ -105,13 +118,19 @@ class LatentLearner(nn.Module):
         if config.regulariser != "none":
             parts["regular"] = self._regular(latents, self.group, generator)
             total = total + config.regular * parts["regular"]
+        if config.slow:
+            lasting = self._episodes(latents[..., round(config.within * width) :])
+            parts["slow"] = (lasting - lasting.mean((1, 2), keepdim=True)).pow(2).mean()
+            total = total + config.slow * parts["slow"]
         if self.inverse is not None:
             pairs = torch.cat([latents[:, :-1], latents[:, 1:]], dim=-1)
             parts["inverse"] = (self.inverse(pairs) - actions.mean(2)).pow(2).mean()
             total = total + config.inverse * parts["inverse"]
         if self.decoder is not None:
             painted = self.decoder(latents.flatten(0, 1))
-            pixels = model.pixels(clips.frames.flatten(0, 1))
+            pixels = model.pixels(clips.frames.flatten(0, 1)).float()
+            if config.paint is not None:
+                pixels = nn.functional.adaptive_avg_pool2d(pixels, config.paint)
             parts["reconstruct"] = (painted - pixels).pow(2).mean()
             total = total + config.reconstruct * parts["reconstruct"]
         return {"loss": total, **parts}
@@ -121,15 +140,19 @@ class LatentLearner(nn.Module):
         config = self.config
         found = [self._one(latents[:, f], generator) for f in range(latents.shape[1])]
         if config.within:
-            if group < 2:
-                raise InputError("to regularise within episodes a batch needs several clips of each; raise `clips`")
             inside = latents[..., : round(config.within * latents.shape[-1])]
-            episodes = inside.reshape(-1, group, *inside.shape[1:])
+            episodes = self._episodes(inside)
             # What is left of an episode's own samples after its mean has less spread than they by (n - 1) / n.
             n = group * latents.shape[1]
             own = (episodes - episodes.mean((1, 2), keepdim=True)) * (n / (n - 1)) ** 0.5
             found.append(self._one(own.reshape(-1, inside.shape[-1])[: len(latents)], generator))
         return torch.stack(found).mean()
+
+    def _episodes(self, latents: Tensor) -> Tensor:
+        """[B, F, D] by episode, [B / group, group, F, D]."""
+        if self.group < 2:
+            raise InputError("to compare moments within episodes a batch needs several clips of each; raise `group`")
+        return latents.reshape(-1, self.group, *latents.shape[1:])
 
     def _one(self, x: Tensor, generator: torch.Generator) -> Tensor:
         if self.config.regulariser == "vicreg":

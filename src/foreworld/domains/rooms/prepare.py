@@ -41,6 +41,8 @@ class RoomsRecipe(Options):
         rooms: What scenes are like.
         episodes: Recorded scenes.
         steps: Actions each.
+        walkers: Scenes of one layout, where each layout is another: what is on the other side of a wall is told apart
+            only by who has been there.
         behaviour: Who is recorded: somebody who `roam`s, walls or not, or in every other scene somebody who knows the
             way (`mixed`), without whom few get through many doors.
         train: Training; its seed is replaced.
@@ -53,6 +55,7 @@ class RoomsRecipe(Options):
     rooms: RoomsConfig = RoomsConfig()
     episodes: int = Field(default=240, gt=0)
     steps: int = Field(default=200, gt=0)
+    walkers: int = Field(default=1, gt=0)
     behaviour: Literal["roam", "mixed"] = "roam"
     train: TrainLatentConfig = TrainLatentConfig(
         model=LatentConfig(quantities=PLACE, grid=HorizonGrid(points=tuple(range(4, 41, 4)))),
@@ -165,7 +168,7 @@ def learn_ways(model: LatentModel, store: str | Path, folder: Path, recipe: Room
         fitted = recipe.temporal.model_copy(update={"fit": recipe.temporal.fit.model_copy(update={"seed": seed})})
         alike = recipe.rooms.layout == "two_rooms" or recipe.rooms.shared is not None
         # Last, as a sign that all is there.
-        fit_temporal(paths, fitted, layouts=None if alike else episodes).save(folder)
+        fit_temporal(paths, fitted, layouts=None if alike else episodes // recipe.walkers).save(folder)
 
 
 @torch.no_grad()
@@ -189,8 +192,10 @@ def _record(stages: Stages, store: Path, recipe: RoomsRecipe, seed: int, report:
         report(f"recording {recipe.episodes} episodes of {recipe.steps} steps")
         with stages.stage("record"):
             for first in range(done, recipe.episodes, SIDE_BY_SIDE):
-                seeds = scene_seeds(seed, range(first, min(first + SIDE_BY_SIDE, recipe.episodes)))
-                source = RoomsSource(recipe.rooms, seeds)
+                numbers = range(first, min(first + SIDE_BY_SIDE, recipe.episodes))
+                seeds = scene_seeds(seed, numbers)
+                own = [scene_seeds(seed, range(n, n + 1))[0] for n in (k - k % recipe.walkers for k in numbers)]
+                source = RoomsSource(recipe.rooms, seeds, own)
                 mover = Mover(source, Roam() if recipe.behaviour == "roam" else Mixed(Roam(), Expert()), seeds)
                 record(source, mover, store, seed=seeds[0], steps=recipe.steps, schema=schema_of(recipe.rooms))
     data = EpisodeStore.open(store)

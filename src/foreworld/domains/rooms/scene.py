@@ -91,6 +91,8 @@ class Scenes:
     Attributes:
         config: Of all of them.
         seeds: One a scene.
+        layout_seeds: One a scene that layouts are drawn from, so that several scenes can have the same; that of the
+            scene itself if None.
         layouts: Drawn from the seeds.
         position: [N, 2] px, centre of the agents.
         goal: [N, 2] px.
@@ -99,12 +101,17 @@ class Scenes:
 
     config: RoomsConfig
     seeds: Sequence[int]
+    layout_seeds: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.seeds):
             raise InputError("give at least one seed: one a scene")
+        if self.layout_seeds is not None and len(self.layout_seeds) != len(self.seeds):
+            raise InputError(f"{len(self.seeds)} scenes need as many layout seeds, got {len(self.layout_seeds)}")
         self._generators = [np.random.default_rng(seed) for seed in self.seeds]
-        self.layouts = self.config.layouts(self._generators)
+        own = self.layout_seeds is None
+        drawn = self._generators if own else [np.random.default_rng(seed) for seed in self.layout_seeds or ()]
+        self.layouts = self.config.layouts(drawn)
         count = len(self.seeds)
         self._radius = np.full(count, self.config.radius, dtype=np.float32)
         self._speed = np.full(count, self.config.speed, dtype=np.float32)

@@ -43,8 +43,8 @@ class RoomsSource:
         scenes: Stepped together.
     """
 
-    def __init__(self, config: RoomsConfig, seeds: Sequence[int]) -> None:
-        self.scenes = Scenes(config, seeds)
+    def __init__(self, config: RoomsConfig, seeds: Sequence[int], layout_seeds: Sequence[int] | None = None) -> None:
+        self.scenes = Scenes(config, seeds, layout_seeds)
         self.subjects = list(f"scene{seed}" for seed in seeds)
 
     def reset(self) -> Mapping[str, np.ndarray]:
