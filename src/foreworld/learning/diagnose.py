@@ -142,9 +142,10 @@ def diagnose(
     flat = latents.flatten(0, 1)
     variance = flat.var(0)
     spread = (flat - flat.mean(0)).pow(2).sum(-1).mean().sqrt()
-    foreseen = model.roll(latents[:, 0], drawn.actions).mean(0)
+    around = model.around(drawn.frames[:, 0])
+    foreseen = model.roll(latents[:, 0], drawn.actions, around).mean(0)
     # Of another clip at the same place: actions are as common as before and belong to nothing.
-    other = model.roll(latents[:, 0], drawn.actions.roll(1, 0)).mean(0)
+    other = model.roll(latents[:, 0], drawn.actions.roll(1, 0), around).mean(0)
     one, wrong = ((f[:, 0] - latents[:, 1]).pow(2).sum(-1).mean() for f in (foreseen, other))
 
     def relative(guess: Tensor) -> tuple[float, ...]:

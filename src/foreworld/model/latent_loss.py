@@ -33,7 +33,8 @@ class LatentLossConfig(Options):
         ahead: Of the open-loop error over the clip, beside the one-block error of weight one.
         regular: Of the regulariser.
         regulariser: `sigreg`, `vicreg`, or `none`.
-        within: Share of the latent's dimensions that are regularised within episodes besides; 0 leaves it out.
+        within: Share of the latent's dimensions that are regularised within episodes besides; 0 leaves it out, and
+            with 1 they are regularised within episodes alone.
         slow: Of how much the other dimensions vary within an episode: they are left for what lasts, such as where a
             door is. That matters seldom, and without this it is left out for more of what moves.
         inverse: Of the head that tells actions from latents; 0 leaves it out.
@@ -41,6 +42,9 @@ class LatentLossConfig(Options):
         paint: Side of what it paints, px; a frame that is made smaller is enough to keep what matters seldom, such as
             a door, from being left out. None paints the whole frame.
         slices: Random directions of SIGReg.
+        noise: Standard deviation of what is added to latents before they are predicted from: an imagined latent is
+            not quite one that a frame gave (Sanchez-Gonzalez et al. 2020).
+        present: Of telling places of this scene from those of others, where the model sees what is around.
     """
 
     ahead: float = Field(default=1.0, ge=0)
@@ -52,6 +56,8 @@ class LatentLossConfig(Options):
     reconstruct: float = Field(default=0.0, ge=0)
     paint: int | None = Field(default=None, gt=0)
     slices: int = Field(default=128, gt=0)
+    noise: float = Field(default=0.0, ge=0)
+    present: float = Field(default=0.1, ge=0)
 
 
 @dataclass(frozen=True)
@@ -107,17 +113,25 @@ class LatentLearner(nn.Module):
         latents = model.embed(clips.frames)
         actions = clips.actions
         steps, width = latents.shape[1:]
-        foreseen = model.step(latents[:, :-1].reshape(-1, width), actions.flatten(0, 1))
+        around = model.around(clips.frames[:, 0])
+        noisy = latents
+        if config.noise:
+            noisy = latents + config.noise * torch.randn(latents.shape, generator=generator)
+        foreseen = model.step(noisy[:, :-1].reshape(-1, width), actions.flatten(0, 1), around)
         one = (foreseen - latents[:, 1:].reshape(-1, width)).pow(2).mean()
         parts = {"one": one}
         total = one
         if config.ahead and steps > 2:
-            open_loop = model.roll(latents[:, 0], actions)
+            open_loop = model.roll(noisy[:, 0], actions, around)
             parts["ahead"] = (open_loop - latents[:, 1:]).pow(2).mean()
             total = total + config.ahead * parts["ahead"]
         if config.regulariser != "none":
             parts["regular"] = self._regular(latents, self.group, generator)
             total = total + config.regular * parts["regular"]
+        if model.sight is not None and config.present:
+            assert around is not None
+            parts["present"] = self._present(latents.detach(), around, generator)
+            total = total + config.present * parts["present"]
         if config.slow:
             lasting = self._episodes(latents[..., round(config.within * width) :])
             parts["slow"] = (lasting - lasting.mean((1, 2), keepdim=True)).pow(2).mean()
@@ -138,7 +152,9 @@ class LatentLearner(nn.Module):
     def _regular(self, latents: Tensor, group: int, generator: torch.Generator) -> Tensor:
         """The regulariser at each step of the clips, and within episodes where that is wanted."""
         config = self.config
-        found = [self._one(latents[:, f], generator) for f in range(latents.shape[1])]
+        found = []
+        if config.within < 1:
+            found = [self._one(latents[:, f], generator) for f in range(latents.shape[1])]
         if config.within:
             inside = latents[..., : round(config.within * latents.shape[-1])]
             episodes = self._episodes(inside)
@@ -147,6 +163,21 @@ class LatentLearner(nn.Module):
             own = (episodes - episodes.mean((1, 2), keepdim=True)) * (n / (n - 1)) ** 0.5
             found.append(self._one(own.reshape(-1, inside.shape[-1])[: len(latents)], generator))
         return torch.stack(found).mean()
+
+    def _present(self, latents: Tensor, around: Tensor, generator: torch.Generator) -> Tensor:
+        """Tell places [B, F, D] of an episode from those of another, by a frame of neither moment."""
+        sight = self.model.sight
+        assert sight is not None
+        episodes = self._episodes(latents)
+        if len(episodes) < 2:
+            raise InputError("to tell scenes apart a batch needs clips of several episodes")
+        # By a frame of another moment: the agent itself must not give its place away.
+        shown = around.reshape(*episodes.shape[:2], *around.shape[1:]).roll(1, 1).flatten(0, 1)
+        shift = int(torch.randint(1, len(episodes), (), generator=generator))
+        own, others = (x.reshape(-1, latents.shape[-1]) for x in (episodes, episodes.roll(shift, 0)))
+        softplus = nn.functional.softplus
+        found: Tensor = softplus(-sight.present(own, shown)).mean() + softplus(sight.present(others, shown)).mean()
+        return found
 
     def _episodes(self, latents: Tensor) -> Tensor:
         """[B, F, D] by episode, [B / group, group, F, D]."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from foreworld.episodes.options import Options
@@ -23,7 +23,9 @@ from foreworld.errors import InputError, SchemaError
 from foreworld.model.belief import History
 from foreworld.model.dynamics import HorizonGrid
 from foreworld.model.ensemble import EnsembleLinear
-from foreworld.model.vision import ConvEncoder, look
+from foreworld.model.readout import Readout
+from foreworld.model.sight import Sight
+from foreworld.model.vision import ConvEncoder, PointEncoder, look
 
 LEAST_SPREAD = 1e-3  # of pixels within -1 to 1: a scene in which nothing moves is not blown up
 LEAST_SHARE = 1e-3  # of the largest variance: colours that hardly differ are not blown up, either
@@ -41,6 +43,9 @@ class LatentConfig(Options):
         members: Predictors that share the encoder, E.
         readout: Random features of the readout; 0 is linear.
         bf16: Encode in bfloat16, where the processor multiplies it in hardware.
+        kind: The latent is what a `conv` encoder makes of a frame, or where `width / 2` `points` of attention are.
+        sight: How far around each point the predictor sees the frame, in samples two pixels apart; 0 is blind. What
+            lasts, such as a wall, then need not be in the latent: it is looked up where it matters.
     """
 
     grid: HorizonGrid = HorizonGrid(points=tuple(range(4, 41, 4)))
@@ -51,7 +56,16 @@ class LatentConfig(Options):
     members: int = Field(default=1, gt=0)
     readout: int = Field(default=0, ge=0)
     bf16: bool = True
-    kind: Literal["conv"] = "conv"
+    kind: Literal["conv", "points"] = "conv"
+    sight: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _points_have_places(self) -> Self:
+        if self.kind == "points" and self.width % 2:
+            raise ValueError(f"a latent of points has two numbers for each; width {self.width} is odd")
+        if self.sight and self.kind != "points":
+            raise ValueError("only a latent of points knows where to look: sight needs kind 'points'")
+        return self
 
 
 @dataclass(frozen=True)
@@ -61,12 +75,14 @@ class LatentBelief:
     Attributes:
         latent: [B, D].
         look: [B, L] what the frame looks like, apart from where things are (`vision.look`).
+        around: [B, C, H, W] the frame itself, as the predictor sees it; None where it is blind.
         count: [B] int64 moments seen.
         time: [B] float64 stamp.
     """
 
     latent: Tensor
     look: Tensor
+    around: Tensor | None
     count: Tensor
     time: Tensor
 
@@ -76,19 +92,21 @@ class LatentBelief:
 
     def select(self, index: Tensor) -> Self:
         """The picture of some scenes."""
-        return type(self)(self.latent[index], self.look[index], self.count[index], self.time[index])
+        around = None if self.around is None else self.around[index]
+        return type(self)(self.latent[index], self.look[index], around, self.count[index], self.time[index])
 
 
 @dataclass(frozen=True)
 class LatentReady:
-    """What of a prediction does not depend on the actions: the latent itself; and what the frame looked like."""
+    """What of a prediction does not depend on the actions: latent, what the frame looked like, what it shows."""
 
     context: Tensor
     look: Tensor
+    around: Tensor | None = None
 
     def select(self, index: Tensor) -> Self:
         """That of some scenes."""
-        return type(self)(self.context[index], self.look[index])
+        return type(self)(self.context[index], self.look[index], None if self.around is None else self.around[index])
 
 
 class LatentModel(nn.Module):
@@ -127,8 +145,10 @@ class LatentModel(nn.Module):
             raise SchemaError(f"frames of {config.frames} are {height} x {side} px; give square ones")
         self.register_buffer("mean_frame", torch.zeros(colours, height, side))
         self.register_buffer("whitening", torch.eye(colours))
-        self.encoder = ConvEncoder(colours, side, config.width)
         e, d, h = config.members, config.width, config.hidden
+        pointed = config.kind == "points"
+        self.encoder = PointEncoder(colours, side, d // 2) if pointed else ConvEncoder(colours, side, d)
+        self.sight = Sight(e, h, d // 2, colours, side, config.sight) if config.sight else None
         self.enter = EnsembleLinear(e, d, h)
         self.push = EnsembleLinear(e, self.block * len(actions), h)
         self.between = EnsembleLinear(e, h, h)
@@ -195,20 +215,27 @@ class LatentModel(nn.Module):
 
     # --- the future --------------------------------------------------------------------------------------------
 
-    def step(self, latents: Tensor, actions: Tensor) -> Tensor:
-        """One interval on: latents [E, N, D], or [N, D] shared by members, under actions [N, block, A] within it."""
-        return self._advance(latents, self.push(actions.flatten(1)))
+    def around(self, frames: Tensor) -> Tensor | None:
+        """[N, C, H, W] of uint8 frames [N, H, W, C], as the predictor sees what is around; None where it is blind."""
+        return None if self.sight is None else self.pixels(frames).float().contiguous()
 
-    def roll(self, latent: Tensor, actions: Tensor) -> Tensor:
+    def step(self, latents: Tensor, actions: Tensor, around: Tensor | None = None) -> Tensor:
+        """One interval on: latents [E, N, D], or [N, D] shared by members, under actions [N, block, A] within it.
+
+        `around` [B, C, H, W] is of B scenes; the N follow one another by scene, equally many each.
+        """
+        return self._advance(latents, self.push(actions.flatten(1)), around)
+
+    def roll(self, latent: Tensor, actions: Tensor, around: Tensor | None = None) -> Tensor:
         """Open loop: latents [E, B, F, D] from [B, D] under actions [B, F, block, A]."""
         pushed, now, path = self.push(actions.flatten(2).flatten(0, 1)), latent, []
         pushed = pushed.reshape(len(pushed), *actions.shape[:2], -1)
         for f in range(actions.shape[1]):
-            now = self._advance(now, pushed[:, :, f])
+            now = self._advance(now, pushed[:, :, f], around)
             path.append(now)
         return torch.stack(path, dim=2)
 
-    def predict(self, latent: Tensor, actions: Tensor) -> Tensor:
+    def predict(self, latent: Tensor, actions: Tensor, around: Tensor | None = None) -> Tensor:
         """Latents [E, B, S, H, D] from [B, D] under normalised candidates [B, S, H, A], each held over its interval."""
         batch, count, horizon, width = actions.shape
         # What actions do to the hidden layer is worked out for all intervals at once.
@@ -220,7 +247,7 @@ class LatentModel(nn.Module):
         now = latent[:, None].expand(-1, count, -1).reshape(batch * count, -1)
         path: list[Tensor] = []
         for h in range(horizon):
-            now = self._advance(now, pushed[:, h])
+            now = self._advance(now, pushed[:, h], around)
             path.append(now)
         return torch.stack(path, dim=2).reshape(self.config.members, batch, count, horizon, -1)
 
@@ -228,11 +255,11 @@ class LatentModel(nn.Module):
         """What does not depend on the actions."""
         if exogenous is not None and exogenous.shape[-1]:
             raise InputError("a latent model knows no announced amounts")
-        return LatentReady(belief.latent, belief.look)
+        return LatentReady(belief.latent, belief.look, belief.around)
 
     def respond(self, prepared: LatentReady, actions: Tensor) -> Tensor:
         """Latents [E, B, S, H, D] of normalised candidates [B, S, H, A]."""
-        return self.predict(prepared.context, actions)
+        return self.predict(prepared.context, actions, prepared.around)
 
     def read(self, latents: Tensor) -> dict[str, Tensor]:
         """Quantities in units: latents [..., D] to {quantity: [...]}; of those that were labelled."""
@@ -257,10 +284,15 @@ class LatentModel(nn.Module):
 
     # --- parts -------------------------------------------------------------------------------------------------
 
-    def _advance(self, latents: Tensor, pushed: Tensor) -> Tensor:
+    def _advance(self, latents: Tensor, pushed: Tensor, around: Tensor | None) -> Tensor:
         """A residual step; `pushed` [E, N, hidden] is what the actions add to the first hidden layer."""
-        hidden = nn.functional.gelu(self.enter(latents) + pushed)
-        change: Tensor = self.leave(nn.functional.gelu(self.between(hidden)))
+        entered = self.enter(latents) + pushed
+        if self.sight is not None:
+            if around is None:
+                raise InputError("this model sees what is around: give it the frames (`around`)")
+            entered = entered + self.sight(latents, around)
+        hidden = nn.functional.gelu(self.between(nn.functional.gelu(entered)))
+        change: Tensor = self.leave(hidden if self.sight is None else self.sight.deepen(hidden))
         return latents + change
 
     def pixels(self, frames: Tensor) -> Tensor:
@@ -273,93 +305,14 @@ class LatentModel(nn.Module):
             found: Tensor = self.encoder(pixels)
         return found.float()
 
-    def _embed_known(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents [B, D] and looks [B, L]; NaN where a frame is missing, which no guardrail lets pass."""
+    def _embed_known(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Latents [B, D], looks [B, L] and what is around; NaN where a frame is missing, which no guardrail passes."""
         missing = torch.isnan(frames).flatten(1).any(1) if frames.is_floating_point() else None
         pixels = self.pixels(frames if missing is None else torch.nan_to_num(frames).to(torch.uint8))
-        found = self._latents(pixels), look(pixels)
-        if missing is None:
-            return found
-        return tuple(torch.where(missing[:, None], torch.nan, part) for part in found)  # type: ignore[return-value]
-
-
-class Readout(nn.Module):
-    """From latents to quantities: ridge regression on the latents and, if wanted, random features of them.
-
-    Args:
-        schema: Knows bounds.
-        quantities: Names.
-        width: Of the latents.
-        features: How many random features (Rahimi and Recht 2007).
-    """
-
-    weight: Tensor
-    error: Tensor
-    directions: Tensor
-    phases: Tensor
-
-    def __init__(self, schema: Schema, quantities: tuple[str, ...], width: int, features: int) -> None:
-        super().__init__()
-        self.schema, self.quantities = schema, quantities
-        generator = torch.Generator().manual_seed(0)
-        self.register_buffer("directions", torch.randn(width, features, generator=generator) / width**0.5)
-        self.register_buffer("phases", 2.0 * torch.pi * torch.rand(features, generator=generator))
-        self.register_buffer("weight", torch.zeros(1 + width + features, len(quantities)))
-        self.register_buffer("error", torch.full((len(quantities),), torch.inf))
-
-    def features(self, latents: Tensor) -> Tensor:
-        """[..., 1 + D + features]."""
-        parts = [torch.ones_like(latents[..., :1]), latents]
-        if self.directions.shape[1]:
-            parts.append(torch.cos(latents @ self.directions + self.phases))
-        return torch.cat(parts, dim=-1)
-
-    @torch.no_grad()
-    def fit(self, latents: Tensor, labels: Mapping[str, Tensor], *, penalty: float = 1e-3) -> dict[str, float]:
-        """Fit on labelled latents [N, D]; the error is that of five-fold cross-validation.
-
-        Returns:
-            By quantity: the share of its variance that is read right where it was not fitted (R2).
-
-        Raises:
-            InputError: Fewer than ten labels of a quantity.
-        """
-        shares = {}
-        for k, name in enumerate(self.quantities):
-            known = ~torch.isnan(labels[name])
-            if int(known.sum()) < 10:
-                raise InputError(f"{int(known.sum())} frames have a label of {name}; a readout needs at least ten")
-            x, y = self.features(latents[known]).double(), labels[name][known].double()
-            fold = torch.arange(len(y)) % 5
-            missed = torch.empty_like(y)
-            for one in range(5):
-                missed[fold == one] = y[fold == one] - x[fold == one] @ _ridge(x[fold != one], y[fold != one], penalty)
-            self.weight[:, k] = _ridge(x, y, penalty).float()
-            self.error[k] = missed.pow(2).mean().sqrt()
-            shares[name] = float(1.0 - missed.pow(2).sum() / (y - y.mean()).pow(2).sum())
-        return shares
-
-    def forward(self, latents: Tensor) -> dict[str, Tensor]:
-        """By quantity, within its channel's bounds."""
-        if not self.quantities:
-            return {}
-        values = self.features(latents) @ self.weight
-        found = {}
-        for k, name in enumerate(self.quantities):
-            channel = self.schema[name]
-            bounded = channel.low is not None or channel.high is not None
-            found[name] = values[..., k].clamp(channel.low, channel.high) if bounded else values[..., k]
-        return found
-
-    def spread(self, name: str) -> Tensor:
-        """Error of a quantity where it was not fitted; infinite before it was."""
-        return self.error[self.quantities.index(name)]
-
-
-def _ridge(x: Tensor, y: Tensor, penalty: float) -> Tensor:
-    gram = x.T @ x + penalty * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
-    solved: Tensor = torch.linalg.solve(gram, x.T @ y)
-    return solved
+        latents, looks = self._latents(pixels), look(pixels)
+        if missing is not None:
+            latents, looks = (torch.where(missing[:, None], torch.nan, part) for part in (latents, looks))
+        return latents, looks, None if self.sight is None else pixels.float().contiguous()
 
 
 def _video(schema: Schema, name: str) -> Channel:

@@ -27,19 +27,37 @@ UNREACHED = 1e4  # blocks; what nobody has come from
 
 
 @dataclass(frozen=True)
-class WaypointGraph:
-    """Waypoints and the blocks between them.
+class Waypoints:
+    """Places that somebody has passed.
 
     Attributes:
         nodes: [M, D] latents.
-        blocks: [M, M] least number of blocks from one to another by transitions that were seen; `UNREACHED` where none
-            was.
         pace: Latent distance that a block usually covers.
     """
 
     nodes: Tensor
-    blocks: Tensor
     pace: float
+
+    def near(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Blocks to the nearest waypoints and which they are, both [B, N, NEAR], of latents [B, N, D]."""
+        half = 0.5 * self.nodes.pow(2).sum(-1)
+        closeness = latents @ self.nodes.T - half
+        best, at = closeness.topk(min(NEAR, len(self.nodes)), dim=-1)
+        away = (latents.pow(2).sum(-1, keepdim=True) - 2.0 * best).clamp(min=0.0).sqrt() / self.pace
+        # One that lies more than a block beyond the nearest may be on the other side of a wall.
+        return torch.where(away <= away[..., :1] + 1.0, away, UNREACHED), at
+
+
+@dataclass(frozen=True)
+class WaypointGraph(Waypoints):
+    """Waypoints and the blocks between them.
+
+    Attributes:
+        blocks: [M, M] least number of blocks from one to another by transitions that were seen; `UNREACHED` where none
+            was.
+    """
+
+    blocks: Tensor
 
     @classmethod
     def build(cls, clips: Tensor, *, nodes: int = 600, seen: int = 2, rounds: int = 8, seed: int = 0) -> WaypointGraph:
@@ -56,21 +74,11 @@ class WaypointGraph:
             InputError: There are fewer latents than waypoints.
         """
         points = clips.flatten(0, 1)
-        if len(points) < nodes:
-            raise InputError(f"{len(points)} latents give no {nodes} waypoints; record more, or ask for fewer")
-        generator = torch.Generator().manual_seed(seed)
-        centres = points[torch.randperm(len(points), generator=generator)[:nodes]].clone()
-        for _ in range(rounds):
-            nearest = _nearest(points, centres)
-            count = torch.bincount(nearest, minlength=len(centres)).clamp(min=1)
-            sums = torch.zeros_like(centres).index_add_(0, nearest, points)
-            found = torch.bincount(nearest, minlength=len(centres))[:, None] > 0
-            centres = torch.where(found, sums / count[:, None], centres)
+        centres = centres_of(points, nodes, rounds=rounds, seed=seed)
         at = _nearest(points, centres).reshape(clips.shape[:2])
         pairs = at[:, :-1].flatten() * len(centres) + at[:, 1:].flatten()
         often = torch.bincount(pairs, minlength=len(centres) ** 2).reshape(len(centres), -1)
-        apart = (clips[:, 1:] - clips[:, :-1]).norm(dim=-1)
-        return cls(centres, _shortest(often >= seen), float(apart.quantile(0.75)))
+        return cls(centres, pace_of(clips), _shortest(often >= seen))
 
     def save(self, folder: str | Path) -> None:
         """Write `waypoints.safetensors` into a folder."""
@@ -87,7 +95,7 @@ class WaypointGraph:
         path = Path(folder) / FILE
         try:
             found = load_file(path)
-            return cls(found["nodes"], found["blocks"], float(found["pace"]))
+            return cls(found["nodes"], float(found["pace"]), found["blocks"])
         except (OSError, SafetensorError, KeyError) as error:
             raise FormatError(f"{path} holds no waypoints: {error}; make them again") from error
 
@@ -105,7 +113,7 @@ class WaypointGraph:
         Raises:
             InputError: The shape of `barred` is wrong.
         """
-        away, at = self._near(goals)
+        away, at = self.near(goals)
         if barred is None:
             onwards = (self.blocks[:, at] + away).amin(-1).permute(1, 2, 0)
             return Towards(self, onwards)
@@ -126,15 +134,6 @@ class WaypointGraph:
             onwards = nearer
         return Towards(self, onwards)
 
-    def _near(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Blocks to the nearest waypoints and which they are, both [B, N, NEAR], of latents [B, N, D]."""
-        half = 0.5 * self.nodes.pow(2).sum(-1)
-        closeness = latents @ self.nodes.T - half
-        best, at = closeness.topk(min(NEAR, len(self.nodes)), dim=-1)
-        away = (latents.pow(2).sum(-1, keepdim=True) - 2.0 * best).clamp(min=0.0).sqrt() / self.pace
-        # One that lies more than a block beyond the nearest may be on the other side of a wall.
-        return torch.where(away <= away[..., :1] + 1.0, away, UNREACHED), at
-
 
 @dataclass(frozen=True)
 class Towards:
@@ -145,7 +144,7 @@ class Towards:
         onwards: [B, G, M] blocks from each waypoint to each goal.
     """
 
-    graph: WaypointGraph
+    graph: Waypoints
     onwards: Tensor
 
     def __call__(self, latents: Tensor, goals: Tensor) -> Tensor:
@@ -156,7 +155,7 @@ class Towards:
         shape = latents.shape[:-1]
         flat = latents.transpose(0, 1).flatten(1, 3)  # [B, E S H, D]
         # Latent distances of far scenes tell nothing, so only the waypoints around either end count.
-        away, at = self.graph._near(flat)
+        away, at = self.graph.near(flat)
         direct = torch.cdist(flat, goals) / self.graph.pace
         found = []
         for g in range(goals.shape[1]):
@@ -166,9 +165,32 @@ class Towards:
 
     def left(self, latents: Tensor) -> Tensor:
         """[B, G] whether a way from latents [B, D] to each goal is left."""
-        away, at = self.graph._near(latents[:, None])
+        away, at = self.graph.near(latents[:, None])
         near = self.onwards.gather(2, at.expand(-1, self.onwards.shape[1], -1))
         return (near + away).amin(-1) < UNREACHED
+
+
+def centres_of(points: Tensor, count: int, *, rounds: int = 8, seed: int = 0) -> Tensor:
+    """[count, D] centres of latents [N, D] by k-means (Lloyd 1982).
+
+    Raises:
+        InputError: There are fewer latents.
+    """
+    if len(points) < count:
+        raise InputError(f"{len(points)} latents give no {count} waypoints; record more, or ask for fewer")
+    generator = torch.Generator().manual_seed(seed)
+    centres = points[torch.randperm(len(points), generator=generator)[:count]].clone()
+    for _ in range(rounds):
+        nearest = _nearest(points, centres)
+        often = torch.bincount(nearest, minlength=len(centres))[:, None]
+        sums = torch.zeros_like(centres).index_add_(0, nearest, points)
+        centres = torch.where(often > 0, sums / often.clamp(min=1), centres)
+    return centres
+
+
+def pace_of(clips: Tensor) -> float:
+    """Latent distance that a block usually covers, of latents [N, F, D] one block apart."""
+    return float((clips[:, 1:] - clips[:, :-1]).norm(dim=-1).quantile(0.75))
 
 
 def _nearest(points: Tensor, centres: Tensor) -> Tensor:

@@ -23,13 +23,14 @@ from foreworld.errors import InputError
 from foreworld.forecast.forecaster import Calibration, Forecaster
 from foreworld.planning.goal import Distance
 from foreworld.planning.hierarchy import Towards
+from foreworld.planning.imagined import Places, imagine_ways
 from foreworld.planning.planners.base import Planner
 from foreworld.planning.planners.cem import CEMConfig, CEMPlanner
 from foreworld.planning.profile import Profile
 from foreworld.planning.zone import KeepOut
 
 SEARCH = CEMConfig.icem(samples=48, iterations=3)
-By = Literal["temporal", "waypoints", "straight"]
+By = Literal["temporal", "waypoints", "imagined", "straight"]
 
 
 class Player(Protocol):
@@ -53,7 +54,7 @@ class Outcome:
         refused: [N] decisions that the planner refused.
         entered: [N] steps within a zone that must not be entered.
         decisions: Number of decisions.
-        cpu_seconds: What all decisions took, encoding included.
+        cpu_seconds: What all decisions took, encoding and whatever is worked out at the start included.
         path: [T + 1, N, 2] px.
     """
 
@@ -87,7 +88,9 @@ def run_scenes(
     done, steps = solved.copy(), np.where(solved, 0, budget)
     entered, refused, spent, decisions = np.zeros(len(scenes), int), np.zeros(len(scenes), int), 0.0, 0
     path = [scenes.position.copy()]
+    began = time.process_time()
     player.begin(scenes, seen)
+    spent += time.process_time() - began
     for step in range(budget):
         if done.all():
             break
@@ -116,7 +119,8 @@ class Planned:
         prepared: Model and ways.
         horizon: Blocks that are planned ahead.
         planner: Searches.
-        by: How far a goal is: by the learned `temporal` distance, along `waypoints`, or `straight` in the latent space.
+        by: How far a goal is: by the learned `temporal` distance, along `waypoints`, along ways `imagined` through this
+            very scene, or `straight` in the latent space.
         calibration: Of the model.
         profile: Weights.
         seed: Of the search.
@@ -142,7 +146,9 @@ class Planned:
         self._model, self._goals, self._rows = model, goals.detach(), np.arange(len(scenes))
         self.refused = np.zeros(len(scenes), int)
         self._clock = 0
-        self._now = model.embed(torch.from_numpy(frames))
+        seen = torch.from_numpy(frames)
+        self._now, self._around = model.embed(seen).detach(), model.around(seen)
+        self._towards: Towards | None = None
         forecaster = Forecaster(model, self.calibration)
         self.agent = Agent(
             forecaster,
@@ -180,7 +186,7 @@ class Planned:
         goals = self._goals[self._rows]
         if self.zones is None:
             return GoTo(goals, distance=self._distance())
-        if not hasattr(self, "_towards"):
+        if self._towards is None:
             self._towards = self._ways(self.rail(self.zones))
             self._left = self._towards.left(self._now)[:, 0]
         rail = self.rail(Zones(self.zones.low[self._rows], self.zones.high[self._rows]))
@@ -190,16 +196,17 @@ class Planned:
 
     def _ways(self, rail: KeepOut) -> Towards:
         """Ways to the goals past waypoints that keep as far from the zone as a plan must."""
-        graph = self.prepared.graph
+        graph = self.prepared.places if self.by == "imagined" else self.prepared.graph
         if graph is None:
-            raise InputError("to keep out of a zone waypoints are needed; give the recipe some")
+            raise InputError("to keep out of a zone waypoints or places are needed; give the recipe some")
         read = self._model.read(graph.nodes)
         place = torch.stack([read[name] for name in PLACE], dim=-1).expand(len(self._goals), -1, -1)
         bound = 0.0
         if self.calibration is not None and self.calibration.trajectory:
             bound = float(self.calibration.trajectory_bounds(rail.name, rail.risk).max())
         scale = max(float(self._model.readout.spread(name)) for name in PLACE)
-        return graph.towards(self._goals, rail.distance(place) < bound * scale)
+        barred = rail.distance(place) < bound * scale
+        return self._imagined(barred) if isinstance(graph, Places) else graph.towards(self._goals, barred)
 
     def _distance(self) -> Distance | None:
         if self.by == "straight":
@@ -208,6 +215,16 @@ class Planned:
             if self.prepared.graph is None:
                 raise InputError("no waypoints were made; give the recipe some")
             return self.prepared.graph.distance
+        if self.by == "imagined":
+            if self._towards is None:
+                self._towards = self._imagined()
+            return Towards(self._towards.graph, self._towards.onwards[self._rows])
         if self.prepared.temporal is None:
             raise InputError("no temporal distance was learned; let the recipe learn one")
         return self.prepared.temporal
+
+    def _imagined(self, barred: torch.Tensor | None = None) -> Towards:
+        """Ways through each scene as the model imagines them, past places that are not barred [B, M]."""
+        if self.prepared.places is None or self._around is None:
+            raise InputError("no places were gathered, or the model sees nothing around; give the recipe both")
+        return imagine_ways(self._model, self.prepared.places, self._now, self._around, self._goals, barred=barred)

@@ -27,10 +27,12 @@ from foreworld.model.checkpoint import load_as, read_extra
 from foreworld.model.dynamics import HorizonGrid
 from foreworld.model.latent_model import LatentConfig, LatentModel
 from foreworld.planning.hierarchy import WaypointGraph
+from foreworld.planning.imagined import Places
 from foreworld.planning.temporal import TemporalConfig, TemporalDistance, fit_temporal
 
 SIDE_BY_SIDE = 250  # scenes that are recorded together
 SPLIT, CHECK = "default/fit", "default/check"
+BLOCKS = HorizonGrid(points=tuple(range(4, 41, 4)))  # ten blocks of four steps
 
 
 class RoomsRecipe(Options):
@@ -48,6 +50,7 @@ class RoomsRecipe(Options):
         train: Training; its seed is replaced.
         temporal: How a temporal distance is learned, of latents one block apart; None learns none.
         waypoints: Of the graph; 0 makes none.
+        places: By which ways through a scene of its own are imagined; 0 gathers none.
         gate: What the model must show on a twentieth of the scenes, which it does not learn from; None asks nothing.
     """
 
@@ -58,7 +61,7 @@ class RoomsRecipe(Options):
     walkers: int = Field(default=1, gt=0)
     behaviour: Literal["roam", "mixed"] = "roam"
     train: TrainLatentConfig = TrainLatentConfig(
-        model=LatentConfig(quantities=PLACE, grid=HorizonGrid(points=tuple(range(4, 41, 4)))),
+        model=LatentConfig(quantities=PLACE, grid=BLOCKS),
         fit=FitConfig(steps=280, lr=1e-3, warmup=40, floor=0.0, weight_decay=1e-3, threads=1),
         split=SPLIT,
         check=CHECK,
@@ -67,6 +70,7 @@ class RoomsRecipe(Options):
         block=1, fit=FitConfig(steps=600, lr=3e-3, warmup=50, floor=0.02, weight_decay=1e-4, threads=1)
     )
     waypoints: int = Field(default=600, ge=0)
+    places: int = Field(default=0, ge=0)
     gate: Gate | None = Gate()
 
     def training(self, seed: int) -> TrainLatentConfig:
@@ -86,6 +90,7 @@ class RoomsRecipe(Options):
             "episodes": 60,
             "steps": 120,
             "waypoints": min(self.waypoints, 150),
+            "places": min(self.places, 300),
             "temporal": self.temporal and _shortened(self.temporal, 300),
             "gate": None,
             "train": self.train.model_copy(update={"fit": fit}),
@@ -102,6 +107,7 @@ class Prepared:
         diagnosis: What it sees in scenes that it did not learn from.
         temporal: A learned distance, or None.
         graph: Waypoints, or None.
+        places: To imagine ways by, or None.
         store: Recorded episodes.
         cpu_seconds: All of it together; NaN where nobody knows.
     """
@@ -110,6 +116,7 @@ class Prepared:
     diagnosis: Diagnosis
     temporal: TemporalDistance | None
     graph: WaypointGraph | None
+    places: Places | None
     store: Path
     cpu_seconds: float
 
@@ -154,8 +161,9 @@ def prepare(
         require_sound(diagnosis, recipe.gate)
     temporal = TemporalDistance.load(model) if recipe.temporal else None
     graph = WaypointGraph.load(model) if recipe.waypoints else None
-    ways = ("ways",) if recipe.temporal or recipe.waypoints else ()
-    return Prepared(found, diagnosis, temporal, graph, store, stages.cost(("record", "train", *ways)))
+    places = Places.load(model) if recipe.places else None
+    ways = ("ways",) if recipe.temporal or recipe.waypoints or recipe.places else ()
+    return Prepared(found, diagnosis, temporal, graph, places, store, stages.cost(("record", "train", *ways)))
 
 
 def learn_ways(model: LatentModel, store: str | Path, folder: Path, recipe: RoomsRecipe, seed: int) -> None:
@@ -164,6 +172,9 @@ def learn_ways(model: LatentModel, store: str | Path, folder: Path, recipe: Room
     if recipe.waypoints:
         count = min(recipe.waypoints, paths.shape[0] * paths.shape[1])
         WaypointGraph.build(paths, nodes=count, seed=seed).save(folder)
+    if recipe.places:
+        count = min(recipe.places, paths.shape[0] * paths.shape[1])
+        Places.gather(paths, count=count, seed=seed).save(folder)
     if recipe.temporal:
         fitted = recipe.temporal.model_copy(update={"fit": recipe.temporal.fit.model_copy(update={"seed": seed})})
         alike = recipe.rooms.layout == "two_rooms" or recipe.rooms.shared is not None
@@ -214,5 +225,5 @@ def _shortened(config: TemporalConfig, steps: int) -> TemporalConfig:
 
 
 def _complete(model: Path, recipe: RoomsRecipe) -> bool:
-    files = [*(["waypoints"] if recipe.waypoints else []), *(["temporal"] if recipe.temporal else [])]
-    return model.exists() and all((model / f"{name}.safetensors").is_file() for name in files)
+    asked = {"waypoints": recipe.waypoints, "places": recipe.places, "temporal": recipe.temporal}
+    return model.exists() and all((model / f"{name}.safetensors").is_file() for name, one in asked.items() if one)

@@ -14,8 +14,9 @@ import torch
 from foreworld.domains.rooms.floors import Clone, Nothing, Random, StraightLine
 from foreworld.domains.rooms.loop import SEARCH, By, Outcome, Planned, Player, run_scenes
 from foreworld.domains.rooms.pairs import Pairs, ahead, drawn
-from foreworld.domains.rooms.prepare import Prepared, RoomsRecipe, prepare
+from foreworld.domains.rooms.prepare import BLOCKS, CHECK, SPLIT, Prepared, RoomsRecipe, prepare
 from foreworld.domains.rooms.scene import RoomsConfig, Scenes
+from foreworld.domains.rooms.source import PLACE
 from foreworld.episodes.options import Options
 from foreworld.evidence.kept import folder_digest
 from foreworld.evidence.parallel import run_all
@@ -23,14 +24,14 @@ from foreworld.evidence.protocol import Protocol, Request
 from foreworld.evidence.rows import NAMES, Names, Row
 from foreworld.evidence.sampled import run_sampled
 from foreworld.evidence.samples import Samples
+from foreworld.learning.fit import FitConfig
+from foreworld.learning.latent import TrainLatentConfig
+from foreworld.model.latent_loss import LatentLossConfig
+from foreworld.model.latent_model import LatentConfig
 
 VERSION = 1
 FLOORS = ("nothing", "random", "straight_line", "clone")
-PLANNED: dict[str, By] = {
-    "foreworld": "temporal",
-    "foreworld_waypoints": "waypoints",
-    "foreworld_flat": "straight",
-}
+PLANNED = ("foreworld", "foreworld_waypoints", "foreworld_flat")
 ARMS = (*PLANNED, *FLOORS)
 METRICS = (
     "success", "solved_at_start", "steps_to_goal", "refusals", "cpu_ms_per_decision", "train_cpu_seconds",
@@ -49,6 +50,7 @@ class ReachConfig(Options):
         count: Starts a seed.
         ahead: Steps after which a held-out episode's place is the goal; 0 draws start and goal.
         budget: Actions an episode has at most.
+        by: How far a goal is to `foreworld`.
         horizon: Blocks that are planned ahead where the distance goes round walls.
         flat_horizon: Blocks that `foreworld_flat` plans ahead, by latent distance.
     """
@@ -58,9 +60,31 @@ class ReachConfig(Options):
     count: int = 400
     ahead: int = 0
     budget: int = 100
+    by: By = "temporal"
     horizon: int = 3
     flat_horizon: int = 10
 
+
+RANDOM = RoomsConfig(layout="random_two_rooms", speed=1.5, radius=2.0, reach=4.5)
+# Walls differ, so they are not in the latent: it is where points are, and the predictor looks at what is around them.
+SIGHTED = RoomsRecipe(
+    name="random-layout",
+    rooms=RANDOM,
+    episodes=2000,
+    steps=48,
+    walkers=4,
+    temporal=None,
+    waypoints=0,
+    places=1500,
+    train=TrainLatentConfig(
+        model=LatentConfig(quantities=PLACE, grid=BLOCKS, kind="points", width=8, sight=4),
+        loss=LatentLossConfig(regular=0.005, within=1.0, inverse=1.0, noise=0.03),
+        fit=FitConfig(steps=1000, lr=2e-3, warmup=40, floor=0.0, weight_decay=1e-3, threads=1),
+        group=8,
+        split=SPLIT,
+        check=CHECK,
+    ),
+)
 
 TASKS: dict[str, tuple[str, ReachConfig]] = {
     "two-room": (
@@ -74,6 +98,11 @@ TASKS: dict[str, tuple[str, ReachConfig]] = {
     "cross-room": (
         "The same rooms; start and goal in different rooms, 100 actions.",
         ReachConfig(recipe=RoomsRecipe(name="two-rooms"), budget=100),
+    ),
+    "random-layout": (
+        "Two rooms with another wall and door in each scene, none of which was seen in training; start and goal in "
+        "different rooms, 200 actions.",
+        ReachConfig(rooms=RANDOM, recipe=SIGHTED, budget=200, by="imagined"),
     ),
 }
 
@@ -97,13 +126,18 @@ def protocols() -> tuple[Protocol, ...]:
             version=VERSION,
             description=description,
             settings={"reach": config.model_dump(mode="json")},
-            arms=ARMS,
+            arms=arms_of(config),
             metrics=METRICS,
             run=_runner(name, config),
             keeps=True,
         )
         for name, (description, config) in TASKS.items()
     )
+
+
+def arms_of(config: ReachConfig) -> tuple[str, ...]:
+    """Those that there are for a task: waypoints alone where the recipe makes some."""
+    return tuple(arm for arm in ARMS if arm != "foreworld_waypoints" or config.recipe.waypoints)
 
 
 def _runner(name: str, config: ReachConfig) -> Callable[[Request], Sequence[Row]]:
@@ -115,7 +149,7 @@ def _runner(name: str, config: ReachConfig) -> Callable[[Request], Sequence[Row]
 
 def rows_of(name: str, config: ReachConfig, request: Request) -> list[Row]:
     """Run the arms of a request."""
-    arms = request.arms or ARMS
+    arms = request.arms or arms_of(config)
     config = config.model_copy(update={"recipe": config.recipe.quick()}) if request.quick else config
     count = request.subjects or (16 if request.quick else config.count)
     folders = {seed: runs() / config.recipe.key(seed) for seed in request.seeds}
@@ -192,7 +226,8 @@ def player_of(job: Job, prepared: Prepared | None) -> Player:
     if job.arm == "clone":
         return Clone(prepared, seed=job.seed)
     horizon = config.flat_horizon if job.arm == "foreworld_flat" else config.horizon
-    return Planned(prepared, horizon=horizon, by=PLANNED[job.arm], seed=job.seed)
+    ways: dict[str, By] = {"foreworld": config.by, "foreworld_waypoints": "waypoints", "foreworld_flat": "straight"}
+    return Planned(prepared, horizon=horizon, by=ways[job.arm], seed=job.seed)
 
 
 def joined(parts: Sequence[Outcome]) -> Outcome:

@@ -1,0 +1,149 @@
+"""Ways through a scene that nobody has walked: what the model imagines of it, put together.
+
+    places = Places.gather(clips, count=1500)                 # latents [N, F, D], one block apart, of other scenes
+    towards = imagine_ways(model, places, now, around, goals)
+    objective = GoalObjective(profile, goals, towards)
+
+A graph of observed transitions tells the way in scenes where somebody has been. Where each scene has walls of its own,
+places can be taken over from others and ways cannot: from each place the model is asked once where eight moves of one
+block lead in *this* scene, and what it answers is put together to the number of blocks from each place to the goal
+(value iteration, Bellman 1957). A search looks for the places where a model is wrong, and within a wall nothing was
+ever learned; so only places count that the model takes for ones where somebody could be (`Sight.present`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from foreworld.errors import FormatError, InputError
+from foreworld.model.latent_model import LatentModel
+from foreworld.planning.hierarchy import UNREACHED, Towards, Waypoints, centres_of, pace_of
+
+FILE = "places.safetensors"
+ENDS = 3  # places that a move may end at
+WITHIN = 0.5  # blocks from where it ends
+LEAST = 0.06  # share of one's own among those alike (`Sight.present`) from which on somebody could be there
+
+
+@dataclass(frozen=True)
+class Places(Waypoints):
+    """Places in the latent space, and how far a block leads, in whichever scene."""
+
+    @classmethod
+    def gather(cls, clips: Tensor, *, count: int = 1500, seed: int = 0) -> Places:
+        """From latents of clips [N, F, D], one block apart.
+
+        Raises:
+            InputError: There are fewer latents than places.
+        """
+        return cls(centres_of(clips.flatten(0, 1), count, seed=seed), pace_of(clips))
+
+    def save(self, folder: str | Path) -> None:
+        """Write `places.safetensors` into a folder."""
+        save_file(
+            {"nodes": self.nodes.contiguous(), "pace": torch.tensor(self.pace, dtype=torch.float64)},
+            Path(folder) / FILE,
+        )
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Places:
+        """Read what `save` wrote.
+
+        Raises:
+            FormatError: There is no such file, or it holds something else.
+        """
+        path = Path(folder) / FILE
+        try:
+            found = load_file(path)
+            return cls(found["nodes"], float(found["pace"]))
+        except (OSError, SafetensorError, KeyError) as error:
+            raise FormatError(f"{path} holds no places: {error}; make them again") from error
+
+
+@torch.no_grad()
+def imagine_ways(
+    model: LatentModel,
+    places: Places,
+    now: Tensor,
+    around: Tensor,
+    goals: Tensor,
+    *,
+    barred: Tensor | None = None,
+    least: float = LEAST,
+) -> Towards:
+    """The ways to goals [B, G, D] in B scenes.
+
+    Args:
+        model: Sees what is around.
+        places: To go by.
+        now: [B, D] where the scenes are.
+        around: [B, C, H, W] of the scenes (`LatentModel.around`).
+        goals: Latents; NaN where a subject has fewer.
+        barred: [B, M] places where nobody may be, for each subject; ways through them do not count.
+        least: See `LEAST`.
+
+    Raises:
+        InputError: The model is blind, or the shape of `barred` is wrong.
+    """
+    if model.sight is None:
+        raise InputError("a model that sees nothing around has no ways of a scene's own; train one with `sight`")
+    if barred is None:
+        barred = torch.zeros(len(goals), len(places.nodes), dtype=torch.bool)
+    if barred.shape != (len(goals), len(places.nodes)):
+        raise InputError(f"barred has shape {tuple(barred.shape)}, expected {(len(goals), len(places.nodes))}")
+    found = [_of_one(model, places, now[b], around[b : b + 1], goals[b], barred[b], least) for b in range(len(goals))]
+    return Towards(places, torch.stack(found))
+
+
+def _of_one(
+    model: LatentModel, places: Places, now: Tensor, around: Tensor, goals: Tensor, barred: Tensor, least: float
+) -> Tensor:
+    """[G, M] blocks from each place to each goal in one scene."""
+    nodes, sight = places.nodes, model.sight
+    assert sight is not None
+    free = torch.sigmoid(sight.present(nodes, around)) > least
+    # Somebody is here, and the goal was seen there: whatever the model takes these for.
+    known = torch.cat([now[None], goals[~torch.isnan(goals).any(-1)]])
+    free[torch.cdist(known, nodes).argmin(-1)] = True
+    free &= ~barred
+    moves = _moves(model.push.weight.shape[1] // model.block)
+    start = nodes.repeat_interleave(len(moves), 0)
+    held = moves.repeat(len(nodes), 1)[:, None].expand(-1, model.block, -1)
+    ends = model.step(start, held, around)
+    away, at = (torch.cdist(ends, nodes) / places.pace).topk(min(ENDS, len(nodes)), dim=-1, largest=False)
+    # The worst of the ensemble is believed: a way that one member denies is none.
+    shape = (len(ends), len(nodes), len(moves), -1)
+    away, at = away.reshape(shape), at.reshape(shape)
+    away = torch.where((away <= WITHIN) & free[at] & free[None, :, None, None], away, UNREACHED)
+    shut = torch.where(free, 0.0, UNREACHED)
+    ways = []
+    for goal in goals:
+        if torch.isnan(goal).any():
+            ways.append(torch.full((len(nodes),), UNREACHED))
+            continue
+        apart = torch.cdist(goal[None], nodes)[0] / places.pace
+        onwards = torch.full((len(nodes),), UNREACHED)
+        nearest = apart.topk(min(ENDS, len(nodes)), largest=False).indices
+        onwards[nearest] = apart[nearest]
+        onwards = torch.maximum(onwards, shut)
+        for _ in range(len(nodes)):
+            through = 1.0 + (away + onwards[at]).amin(-1).amin(-1).amax(0)
+            nearer = torch.maximum(torch.minimum(onwards, through), shut)
+            if torch.equal(nearer, onwards):
+                break
+            onwards = nearer
+        ways.append(onwards.clamp(max=UNREACHED))
+    return torch.stack(ways)
+
+
+def _moves(actions: int) -> Tensor:
+    """[8, 2] of two actions, normalised: all that goes one way or another; of A, [3^A - 1, A]."""
+    line = torch.tensor([-1.0, 0.0, 1.0])
+    every = torch.cartesian_prod(*[line] * actions).reshape(-1, actions)
+    return every[every.abs().amax(-1) > 0]

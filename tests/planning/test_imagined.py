@@ -1,0 +1,100 @@
+"""Ways that nobody walked: an exact model of two rooms stands in for a learned one, so that ways are known."""
+
+import pytest
+import torch
+
+from foreworld.errors import FormatError, InputError
+from foreworld.planning.hierarchy import UNREACHED
+from foreworld.planning.imagined import Places, imagine_ways
+
+STRIDE = 0.3
+
+
+class Sight:
+    """Nobody is within the wall between -0.2 and 0.2, but in the door above 1."""
+
+    def present(self, latents, around):
+        inside = (latents[..., 0].abs() < 0.2) & ((latents[..., 1] < 1.0) | (around[0, 0, 0, 0] == 0))
+        return torch.where(inside, -9.0, 9.0)
+
+
+class Exact:
+    """Moves by its action, but not into the wall; `around` says whether there is a door."""
+
+    block = 2
+    sight = Sight()
+    push = torch.nn.Module()
+    push.weight = torch.zeros(1, 4, 1)
+
+    def step(self, latents, actions, around):
+        ends = (latents + STRIDE * actions[:, 0]).clamp(-1.5, 1.5)
+        hit = (ends[:, 0].abs() < 0.2) & ((ends[:, 1] < 1.0) | (around[0, 0, 0, 0] == 0))
+        crossed = (ends[:, 0].sign() != latents[:, 0].sign()) & (latents[:, 0].abs() >= 0.2)
+        crossed &= (latents[:, 1] < 1.0) | (around[0, 0, 0, 0] == 0)
+        return torch.where((hit | crossed)[:, None], latents, ends)[None]
+
+
+@pytest.fixture(scope="module")
+def places():
+    line = torch.arange(-1.5, 1.51, 0.1)
+    return Places(torch.cartesian_prod(line, line), STRIDE)
+
+
+def ways(places, now, goal, *, door=True, least=0.06):
+    around = torch.full((1, 1, 1, 1), float(door))
+    goals = torch.tensor([[list(goal)]])
+    found = imagine_ways(Exact(), places, torch.tensor([list(now)]), around, goals, least=least)
+    return found, float(found(torch.tensor([[[[list(now)]]]]), goals).squeeze())
+
+
+def test_a_way_leads_through_the_door_of_this_very_scene(places):
+    _, here = ways(places, (-1.0, -1.0), (-1.0, 0.2))
+    found, across = ways(places, (-1.0, -1.0), (1.0, -1.0))
+    # Up by 2 while going right by up to 2, and down again: about 14 blocks, where the bird has seven.
+    assert here == pytest.approx(4.0, abs=1.0) and 12.0 < across < 18.0
+    assert found.left(torch.tensor([[-1.0, -1.0]])).tolist() == [[True]]
+
+
+def test_where_there_is_no_door_there_is_no_way(places):
+    found, across = ways(places, (-1.0, -1.0), (1.0, -1.0), door=False)
+    assert across >= UNREACHED
+    assert found.left(torch.tensor([[-1.0, -1.0]])).tolist() == [[False]]
+    assert found.left(torch.tensor([[1.0, 0.0]])).tolist() == [[True]]
+
+
+def test_where_nobody_may_be_no_way_leads_through(places):
+    barred = ((places.nodes[:, 0].abs() < 0.2) & (places.nodes[:, 1] > 0.9))[None]
+    around, goals = torch.ones(1, 1, 1, 1), torch.tensor([[[1.0, -1.0]]])
+    found = imagine_ways(Exact(), places, torch.tensor([[-1.0, -1.0]]), around, goals, barred=barred)
+    assert found.left(torch.tensor([[-1.0, -1.0]])).tolist() == [[False]]
+    with pytest.raises(InputError, match="barred has shape"):
+        imagine_ways(Exact(), places, torch.zeros(1, 2), around, goals, barred=barred[:, :3])
+
+
+def test_a_goal_that_is_missing_is_not_reached(places):
+    around, goals = torch.ones(1, 1, 1, 1), torch.tensor([[[1.0, 0.0], [torch.nan, torch.nan]]])
+    found = imagine_ways(Exact(), places, torch.tensor([[0.5, 0.0]]), around, goals)
+    assert (found.onwards[0, 1] >= UNREACHED).all() and (found.onwards[0, 0] < UNREACHED).any()
+
+
+def test_places_are_saved_and_read(places, tmp_path):
+    places.save(tmp_path)
+    again = Places.load(tmp_path)
+    assert torch.equal(again.nodes, places.nodes) and again.pace == places.pace
+    with pytest.raises(FormatError, match="holds no places"):
+        Places.load(tmp_path / "nothing")
+
+
+def test_places_are_gathered_from_clips():
+    clips = torch.cumsum(torch.full((50, 4, 1), 0.5), dim=1)
+    found = Places.gather(clips, count=4)
+    assert found.pace == pytest.approx(0.5) and found.nodes.shape == (4, 1)
+    with pytest.raises(InputError, match="200 latents give no 300"):
+        Places.gather(clips, count=300)
+
+
+def test_a_blind_model_imagines_no_ways(places):
+    blind = Exact()
+    blind.sight = None
+    with pytest.raises(InputError, match="sees nothing around"):
+        imagine_ways(blind, places, torch.zeros(1, 2), torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 2))
