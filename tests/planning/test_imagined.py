@@ -26,12 +26,17 @@ class Exact:
     push = torch.nn.Module()
     push.weight = torch.zeros(1, 4, 1)
 
+    def fan(self, latents, actions, around):
+        count = len(actions)
+        each = self.step(latents.repeat_interleave(count, 0), actions.repeat(len(latents), 1, 1), around)
+        return each.reshape(1, len(latents), count, -1)
+
     def step(self, latents, actions, around):
         ends = (latents + STRIDE * actions[:, 0]).clamp(-1.5, 1.5)
         hit = (ends[:, 0].abs() < 0.2) & ((ends[:, 1] < 1.0) | (around[0, 0, 0, 0] == 0))
         crossed = (ends[:, 0].sign() != latents[:, 0].sign()) & (latents[:, 0].abs() >= 0.2)
         crossed &= (latents[:, 1] < 1.0) | (around[0, 0, 0, 0] == 0)
-        return torch.where((hit | crossed)[:, None], latents, ends)[None]
+        return torch.where((hit | crossed)[:, None], latents, ends)
 
 
 @pytest.fixture(scope="module")

@@ -55,6 +55,7 @@ def evaluate(
     quick: Annotated[bool, Parameter(negative=())] = False,
     json: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     report: Path | None = None,
+    film: Path | None = None,
     kept: Path | None = None,
     trust: str | None = None,
     ray: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
@@ -73,6 +74,8 @@ def evaluate(
         quick: A smoke run under a minute, whose figures mean nothing.
         json: Also write the figures to this file; `-` prints nothing but JSON on standard output.
         report: Also write a page, report.html, into this folder, and the protocol's figures if it has any.
+        film: Also film some episodes into this folder, with what was imagined drawn in; of protocols with something to
+            see.
         kept: Keep finished runs in this folder, and take those that are there: an interrupted evaluation goes on.
         trust: Arms, with commas, whose kept runs are taken although foreworld's source has changed since; the figures
             say so.
@@ -86,6 +89,8 @@ def evaluate(
     if json is not None and json != "-":
         _writable(Path(json))
     experiment = _protocol(protocol)
+    if film is not None and experiment.film is None:
+        raise InputError(f"{experiment.name} has nothing to film; leave --film out")
     if trust is not None and kept is None:
         raise InputError("--trust is about kept runs; give their folder with --kept")
     runs = None if kept is None else Kept(kept, _words(trust) or ())
@@ -106,6 +111,9 @@ def evaluate(
             note(f"figures in {json}")
     if report is not None:
         note(f"page in {_page(report, experiment, evidence, quick)}")
+    if film is not None and experiment.film is not None:
+        with heartbeat("film"):
+            note(f"film in {experiment.film(request, film)}")
 
 
 def safety(*, domain: str = "treatment", out: Path | None = None) -> None:

@@ -100,6 +100,7 @@ class Protocol:
         groups: the groups that it reports.
         pictures: draws figures from its evidence for a page, or None.
         keeps: whether it takes finished runs from `Request.kept` and puts them there.
+        film: films an episode of the request into a folder and gives the file, or None where there is nothing to see.
     """
 
     name: str
@@ -112,6 +113,7 @@ class Protocol:
     groups: tuple[str, ...] = ("all",)
     pictures: Callable[[Evidence], Sequence[Picture]] | None = field(default=None, repr=False)
     keeps: bool = False
+    film: Callable[[Request, Path], Path] | None = field(default=None, repr=False)
 
     @property
     def hash(self) -> str:

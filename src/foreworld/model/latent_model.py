@@ -226,6 +226,12 @@ class LatentModel(nn.Module):
         """
         return self._advance(latents, self.push(actions.flatten(1)), around)
 
+    def fan(self, latents: Tensor, actions: Tensor, around: Tensor | None = None) -> Tensor:
+        """One interval on from each of latents [N, D] under each of actions [S, block, A]: [E, N, S, D]."""
+        entered = self._seen(latents, around)[:, :, None] + self.push(actions.flatten(1))[:, None]
+        ends: Tensor = latents[:, None] + self._change(entered.flatten(1, 2)).reshape(*entered.shape[:3], -1)
+        return ends
+
     def roll(self, latent: Tensor, actions: Tensor, around: Tensor | None = None) -> Tensor:
         """Open loop: latents [E, B, F, D] from [B, D] under actions [B, F, block, A]."""
         pushed, now, path = self.push(actions.flatten(2).flatten(0, 1)), latent, []
@@ -244,9 +250,11 @@ class LatentModel(nn.Module):
             self.push.bias, actions.permute(2, 0, 1, 3).reshape(1, -1, width).expand(len(held), -1, -1), held
         )
         pushed = pushed.reshape(self.config.members, horizon, batch * count, -1)
-        now = latent[:, None].expand(-1, count, -1).reshape(batch * count, -1)
-        path: list[Tensor] = []
-        for h in range(horizon):
+        # All candidates start at one place, which is looked at once.
+        seen = self._seen(latent, around).repeat_interleave(count, dim=1)
+        now = latent.repeat_interleave(count, dim=0) + self._change(seen + pushed[:, 0])
+        path = [now]
+        for h in range(1, horizon):
             now = self._advance(now, pushed[:, h], around)
             path.append(now)
         return torch.stack(path, dim=2).reshape(self.config.members, batch, count, horizon, -1)
@@ -286,14 +294,23 @@ class LatentModel(nn.Module):
 
     def _advance(self, latents: Tensor, pushed: Tensor, around: Tensor | None) -> Tensor:
         """A residual step; `pushed` [E, N, hidden] is what the actions add to the first hidden layer."""
-        entered = self.enter(latents) + pushed
-        if self.sight is not None:
-            if around is None:
-                raise InputError("this model sees what is around: give it the frames (`around`)")
-            entered = entered + self.sight(latents, around)
+        return latents + self._change(self._seen(latents, around) + pushed)
+
+    def _seen(self, latents: Tensor, around: Tensor | None) -> Tensor:
+        """[E, N, hidden] what latents and what is around them add to the first hidden layer."""
+        entered: Tensor = self.enter(latents)
+        if self.sight is None:
+            return entered
+        if around is None:
+            raise InputError("this model sees what is around: give it the frames (`around`)")
+        both: Tensor = entered + self.sight(latents, around)
+        return both
+
+    def _change(self, entered: Tensor) -> Tensor:
+        """[E, N, D] by how much latents change, from the first hidden layer [E, N, hidden]."""
         hidden = nn.functional.gelu(self.between(nn.functional.gelu(entered)))
         change: Tensor = self.leave(hidden if self.sight is None else self.sight.deepen(hidden))
-        return latents + change
+        return change
 
     def pixels(self, frames: Tensor) -> Tensor:
         """uint8 frames [N, H, W, C] about the mean frame, colours whitened, [N, C, H, W]."""

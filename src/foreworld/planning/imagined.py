@@ -113,13 +113,11 @@ def _of_one(
     free[torch.cdist(known, nodes).argmin(-1)] = True
     free &= ~barred
     moves = _moves(model.push.weight.shape[1] // model.block)
-    start = nodes.repeat_interleave(len(moves), 0)
-    held = moves.repeat(len(nodes), 1)[:, None].expand(-1, model.block, -1)
-    ends = model.step(start, held, around)
-    away, at = (torch.cdist(ends, nodes) / places.pace).topk(min(ENDS, len(nodes)), dim=-1, largest=False)
+    ends = model.fan(nodes, moves[:, None].expand(-1, model.block, -1), around)
+    half = 0.5 * nodes.pow(2).sum(-1)
+    best, at = (ends @ nodes.T - half).topk(min(ENDS, len(nodes)), dim=-1)
     # The worst of the ensemble is believed: a way that one member denies is none.
-    shape = (len(ends), len(nodes), len(moves), -1)
-    away, at = away.reshape(shape), at.reshape(shape)
+    away = (ends.pow(2).sum(-1, keepdim=True) - 2.0 * best).clamp(min=0.0).sqrt() / places.pace
     away = torch.where((away <= WITHIN) & free[at] & free[None, :, None, None], away, UNREACHED)
     shut = torch.where(free, 0.0, UNREACHED)
     ways = []

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from foreworld.domains.rooms.film import record as record_film
+from foreworld.domains.rooms.film import save_film
 from foreworld.domains.rooms.floors import Clone, Nothing, Random, StraightLine
 from foreworld.domains.rooms.loop import SEARCH, By, Outcome, Planned, Player, run_scenes
 from foreworld.domains.rooms.pairs import Pairs, ahead, drawn
@@ -38,6 +40,7 @@ METRICS = (
     "success_above_foreworld_flat",
 )  # fmt: skip
 LEARNED = (*PLANNED, "clone")
+FILMED = 4  # scenes in a film
 TOGETHER = 100  # scenes that are run side by side
 
 
@@ -130,6 +133,7 @@ def protocols() -> tuple[Protocol, ...]:
             metrics=METRICS,
             run=_runner(name, config),
             keeps=True,
+            film=_filmer(name, config),
         )
         for name, (description, config) in TASKS.items()
     )
@@ -145,6 +149,29 @@ def _runner(name: str, config: ReachConfig) -> Callable[[Request], Sequence[Row]
         return rows_of(name, config, request)
 
     return run
+
+
+def _filmer(name: str, config: ReachConfig) -> Callable[[Request, Path], Path]:
+    def film(request: Request, folder: Path) -> Path:
+        return film_of(name, config, request, folder)
+
+    return film
+
+
+def film_of(name: str, config: ReachConfig, request: Request, folder: Path) -> Path:
+    """Film the first scenes of the first seed, as `foreworld` goes through them."""
+    recipe, seed = config.recipe.quick() if request.quick else config.recipe, request.seeds[0]
+    place = runs() / recipe.key(seed)
+    prepared = prepare(place, recipe, seed=seed, progress="none", report=request.tell)
+    pairs = pairs_of(config, seed, FILMED)
+    scenes = Scenes(config.rooms, pairs.seeds[:FILMED])
+    scenes.place(pairs.start[:FILMED], pairs.goal[:FILMED])
+    job = Job("foreworld", seed, config, place, FILMED)
+    player = player_of(job, prepared)
+    assert isinstance(player, Planned)
+    path = folder / f"{name}-{seed}.gif"
+    save_film(path, record_film(player, scenes, config.budget))
+    return path
 
 
 def rows_of(name: str, config: ReachConfig, request: Request) -> list[Row]:
@@ -198,12 +225,15 @@ def run_job(job: Job) -> Outcome:
     """One arm in the scenes of one seed, a part of them at a time."""
     torch.set_num_threads(1)
     config = job.config
-    pairs = ahead(config.rooms, job.seed, job.count, config.ahead) if config.ahead else drawn(
-        config.rooms, job.seed, job.count
-    )  # fmt: skip
+    pairs = pairs_of(config, job.seed, job.count)
     prepared = prepare(job.folder, config.recipe, seed=job.seed, progress="none") if job.arm in LEARNED else None
     player = player_of(job, prepared)
     return joined([play(player, config, pairs, slice(at, at + TOGETHER)) for at in range(0, len(pairs), TOGETHER)])
+
+
+def pairs_of(config: ReachConfig, seed: int, count: int) -> Pairs:
+    """Starts and goals of a seed."""
+    return ahead(config.rooms, seed, count, config.ahead) if config.ahead else drawn(config.rooms, seed, count)
 
 
 def play(player: Player, config: ReachConfig, pairs: Pairs, part: slice) -> Outcome:
