@@ -5,7 +5,7 @@ import torch
 
 from foreworld.errors import FormatError, InputError
 from foreworld.planning.hierarchy import UNREACHED
-from foreworld.planning.imagined import Places, imagine_ways
+from foreworld.planning.imagined import Places, imagine_ways, moved_by_actions
 
 STRIDE = 0.3
 
@@ -23,8 +23,7 @@ class Exact:
 
     block = 2
     sight = Sight()
-    push = torch.nn.Module()
-    push.weight = torch.zeros(1, 4, 1)
+    centre = torch.zeros(2)
 
     def fan(self, latents, actions, around):
         count = len(actions)
@@ -42,7 +41,7 @@ class Exact:
 @pytest.fixture(scope="module")
 def places():
     line = torch.arange(-1.5, 1.51, 0.1)
-    return Places(torch.cartesian_prod(line, line), STRIDE)
+    return Places(torch.cartesian_prod(line, line), STRIDE, torch.tensor([True, True]))
 
 
 def ways(places, now, goal, *, door=True, least=0.06):
@@ -91,11 +90,34 @@ def test_places_are_saved_and_read(places, tmp_path):
 
 
 def test_places_are_gathered_from_clips():
-    clips = torch.cumsum(torch.full((50, 4, 1), 0.5), dim=1)
-    found = Places.gather(clips, count=4)
-    assert found.pace == pytest.approx(0.5) and found.nodes.shape == (4, 1)
+    clips = torch.cumsum(torch.full((50, 4, 2), 0.5), dim=1)
+    moved = torch.tensor([True, False])
+    found = Places.gather(clips, moved, count=4)
+    assert found.pace == pytest.approx(0.5) and found.nodes.shape == (4, 2) and not found.nodes[:, 1].any()
     with pytest.raises(InputError, match="200 latents give no 300"):
-        Places.gather(clips, count=300)
+        Places.gather(clips, moved, count=300)
+    with pytest.raises(InputError, match="does not heed"):
+        Places.gather(clips, torch.tensor([False, False]), count=4)
+
+
+class Beside(Exact):
+    """The same, with somebody else whom nobody moves."""
+
+    def step(self, latents, actions, around):
+        return torch.cat([super().step(latents[:, :2], actions, around), latents[:, 2:] + 0.1], dim=-1)
+
+
+def test_where_somebody_else_is_does_not_count(places):
+    model, now = Beside(), torch.tensor([[-1.0, -1.0, 0.7]])
+    moved = moved_by_actions(model, now, torch.ones(1, 1, 1, 1))
+    assert moved.tolist() == [True, True, False]
+    others = Places(torch.cat([places.nodes, torch.zeros(len(places.nodes), 1)], dim=1), STRIDE, moved)
+    around, goals = torch.ones(1, 1, 1, 1), torch.tensor([[[1.0, -1.0, -5.0]]])
+    found = imagine_ways(model, others, now, around, goals)
+    alone = imagine_ways(Exact(), places, now[:, :2], around, goals[..., :2])
+    assert torch.equal(found.onwards, alone.onwards)
+    here = now[None, :, None, None]
+    torch.testing.assert_close(found(here, goals), alone(here[..., :2], goals[..., :2]))
 
 
 def test_a_blind_model_imagines_no_ways(places):

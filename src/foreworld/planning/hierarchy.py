@@ -38,8 +38,13 @@ class Waypoints:
     nodes: Tensor
     pace: float
 
+    def counted(self, latents: Tensor) -> Tensor:
+        """What of latents [..., D] counts for where somebody is; the nodes hold nothing else."""
+        return latents
+
     def near(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Blocks to the nearest waypoints and which they are, both [B, N, NEAR], of latents [B, N, D]."""
+        latents = self.counted(latents)
         half = 0.5 * self.nodes.pow(2).sum(-1)
         closeness = latents @ self.nodes.T - half
         best, at = closeness.topk(min(NEAR, len(self.nodes)), dim=-1)
@@ -156,7 +161,7 @@ class Towards:
         flat = latents.transpose(0, 1).flatten(1, 3)  # [B, E S H, D]
         # Latent distances of far scenes tell nothing, so only the waypoints around either end count.
         away, at = self.graph.near(flat)
-        direct = torch.cdist(flat, goals) / self.graph.pace
+        direct = torch.cdist(self.graph.counted(flat), self.graph.counted(goals)) / self.graph.pace
         found = []
         for g in range(goals.shape[1]):
             by_way = (away + self.onwards[:, g].gather(1, at.flatten(1)).reshape(at.shape)).amin(-1)

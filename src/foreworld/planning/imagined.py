@@ -1,6 +1,7 @@
 """Ways through a scene that nobody has walked: what the model imagines of it, put together.
 
-    places = Places.gather(clips, count=1500)                 # latents [N, F, D], one block apart, of other scenes
+    moved = moved_by_actions(model, latents, around)          # of some scenes: [D]
+    places = Places.gather(clips, moved, count=1500)          # latents [N, F, D], one block apart, of other scenes
     towards = imagine_ways(model, places, now, around, goals)
     objective = GoalObjective(profile, goals, towards)
 
@@ -28,28 +29,42 @@ from foreworld.planning.hierarchy import UNREACHED, Towards, Waypoints, centres_
 FILE = "places.safetensors"
 ENDS = 3  # places that a move may end at
 WITHIN = 0.5  # blocks from where it ends
+MOVED = 0.1  # share of the most that any number of the latent is moved by actions
 LEAST = 0.06  # share of one's own among those alike (`Sight.present`) from which on somebody could be there
 
 
 @dataclass(frozen=True)
 class Places(Waypoints):
-    """Places in the latent space, and how far a block leads, in whichever scene."""
+    """Places in the latent space, and how far a block leads, in whichever scene.
+
+    Attributes:
+        moved: [D] bool, the numbers of a latent that actions move; the others, such as where somebody else is, are no
+            place of one's own, and 0 in the nodes.
+    """
+
+    moved: Tensor
 
     @classmethod
-    def gather(cls, clips: Tensor, *, count: int = 1500, seed: int = 0) -> Places:
-        """From latents of clips [N, F, D], one block apart.
+    def gather(cls, clips: Tensor, moved: Tensor, *, count: int = 1500, seed: int = 0) -> Places:
+        """From latents of clips [N, F, D], one block apart, and which numbers of them count, [D].
 
         Raises:
-            InputError: There are fewer latents than places.
+            InputError: There are fewer latents than places, or nothing counts.
         """
-        return cls(centres_of(clips.flatten(0, 1), count, seed=seed), pace_of(clips))
+        if not moved.any():
+            raise InputError("no number of the latent is moved by actions; the model does not heed them")
+        mine = clips * moved
+        return cls(centres_of(mine.flatten(0, 1), count, seed=seed), pace_of(mine), moved)
+
+    def counted(self, latents: Tensor) -> Tensor:
+        """What actions move; 0 elsewhere."""
+        # Not a product: what is missing stays missing, and nothing else becomes so.
+        return torch.where(self.moved, latents, 0.0)
 
     def save(self, folder: str | Path) -> None:
         """Write `places.safetensors` into a folder."""
-        save_file(
-            {"nodes": self.nodes.contiguous(), "pace": torch.tensor(self.pace, dtype=torch.float64)},
-            Path(folder) / FILE,
-        )
+        tensors = {"nodes": self.nodes, "pace": torch.tensor(self.pace, dtype=torch.float64), "moved": self.moved}
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, Path(folder) / FILE)
 
     @classmethod
     def load(cls, folder: str | Path) -> Places:
@@ -61,9 +76,23 @@ class Places(Waypoints):
         path = Path(folder) / FILE
         try:
             found = load_file(path)
-            return cls(found["nodes"], float(found["pace"]))
+            return cls(found["nodes"], float(found["pace"]), found["moved"])
         except (OSError, SafetensorError, KeyError) as error:
             raise FormatError(f"{path} holds no places: {error}; make them again") from error
+
+
+@torch.no_grad()
+def moved_by_actions(model: LatentModel, latents: Tensor, around: Tensor) -> Tensor:
+    """[D] which numbers of a latent depend on what is done, by the model's own word.
+
+    Args:
+        model: Of the scenes.
+        latents: [B, D].
+        around: [B, C, H, W] of the same scenes.
+    """
+    moves = _moves(len(model.centre))[:, None].expand(-1, model.block, -1)
+    spread = model.fan(latents, moves, around).var(2).mean((0, 1))
+    return spread > MOVED * spread.max()
 
 
 @torch.no_grad()
@@ -107,13 +136,14 @@ def _of_one(
     """[G, M] blocks from each place to each goal in one scene."""
     nodes, sight = places.nodes, model.sight
     assert sight is not None
-    free = torch.sigmoid(sight.present(nodes, around)) > least
+    goals, still = places.counted(goals), torch.where(places.moved, 0.0, now)
+    known = torch.cat([places.counted(now)[None], goals[~torch.isnan(goals).any(-1)]])
+    free = torch.sigmoid(sight.present(nodes + still, around)) > least
     # Somebody is here, and the goal was seen there: whatever the model takes these for.
-    known = torch.cat([now[None], goals[~torch.isnan(goals).any(-1)]])
     free[torch.cdist(known, nodes).argmin(-1)] = True
     free &= ~barred
-    moves = _moves(model.push.weight.shape[1] // model.block)
-    ends = model.fan(nodes, moves[:, None].expand(-1, model.block, -1), around)
+    moves = _moves(len(model.centre))
+    ends = places.counted(model.fan(nodes + still, moves[:, None].expand(-1, model.block, -1), around))
     half = 0.5 * nodes.pow(2).sum(-1)
     best, at = (ends @ nodes.T - half).topk(min(ENDS, len(nodes)), dim=-1)
     # The worst of the ensemble is believed: a way that one member denies is none.

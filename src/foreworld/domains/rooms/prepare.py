@@ -18,7 +18,9 @@ from foreworld.domains.rooms.scene import RoomsConfig
 from foreworld.domains.rooms.source import PLACE, Mover, RoomsSource, schema_of
 from foreworld.episodes import EpisodeStore, WindowReader, record
 from foreworld.episodes.options import Options
+from foreworld.errors import InputError
 from foreworld.evidence.stages import Stages
+from foreworld.learning.clips import clips_of
 from foreworld.learning.diagnose import Diagnosis, Gate, require_sound
 from foreworld.learning.fit import FitConfig
 from foreworld.learning.latent import TrainLatentConfig, train_latent
@@ -27,10 +29,11 @@ from foreworld.model.checkpoint import load_as, read_extra
 from foreworld.model.dynamics import HorizonGrid
 from foreworld.model.latent_model import LatentConfig, LatentModel
 from foreworld.planning.hierarchy import WaypointGraph
-from foreworld.planning.imagined import Places
+from foreworld.planning.imagined import Places, moved_by_actions
 from foreworld.planning.temporal import TemporalConfig, TemporalDistance, fit_temporal
 
 SIDE_BY_SIDE = 250  # scenes that are recorded together
+JUDGED = 256  # scenes in which it is judged what actions move
 SPLIT, CHECK = "default/fit", "default/check"
 BLOCKS = HorizonGrid(points=tuple(range(4, 41, 4)))  # ten blocks of four steps
 
@@ -174,12 +177,22 @@ def learn_ways(model: LatentModel, store: str | Path, folder: Path, recipe: Room
         WaypointGraph.build(paths, nodes=count, seed=seed).save(folder)
     if recipe.places:
         count = min(recipe.places, paths.shape[0] * paths.shape[1])
-        Places.gather(paths, count=count, seed=seed).save(folder)
+        Places.gather(paths, moved_of(model, store, seed), count=count, seed=seed).save(folder)
     if recipe.temporal:
         fitted = recipe.temporal.model_copy(update={"fit": recipe.temporal.fit.model_copy(update={"seed": seed})})
         alike = recipe.rooms.layout == "two_rooms" or recipe.rooms.shared is not None
         # Last, as a sign that all is there.
         fit_temporal(paths, fitted, layouts=None if alike else episodes // recipe.walkers).save(folder)
+
+
+@torch.no_grad()
+def moved_of(model: LatentModel, store: str | Path, seed: int) -> torch.Tensor:
+    """[D] which numbers of the latent actions move, judged on recorded scenes."""
+    frames = clips_of(EpisodeStore.open(store), model, SPLIT, frames=2, count=JUDGED, seed=seed).frames[:, 0]
+    around = model.around(frames)
+    if around is None:
+        raise InputError("places are for models that see what is around; give the recipe `sight`, or no places")
+    return moved_by_actions(model, model.embed(frames), around)
 
 
 @torch.no_grad()
