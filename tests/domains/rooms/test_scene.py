@@ -91,6 +91,16 @@ def test_layouts_of_other_scenes_differ_and_of_the_same_seed_do_not():
     np.testing.assert_array_equal(ten.centre, again.centre)
 
 
+def test_layouts_that_are_unseen_are_none_that_are_seen():
+    def found(part):
+        made = random_two_rooms(np.random.default_rng(0), 3000, part=part)
+        return set(zip(made.centre[:, 0].tolist(), made.door[:, 0, 0].tolist(), strict=True))
+
+    seen, unseen = found("seen"), found("unseen")
+    assert not seen & unseen and len(seen) > 600 and len(unseen) > 200
+    assert len(seen | unseen) >= len(found("all"))
+
+
 def test_a_maze_of_one_room_is_refused():
     with pytest.raises(InputError, match="at least two cells"):
         maze(np.random.default_rng(0), 1, cells=1)

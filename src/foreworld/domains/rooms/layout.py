@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from foreworld.errors import InputError
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
+
+PATCH = 4  # px of walls and doors that are seen, or unseen, together
+Part = Literal["all", "seen", "unseen"]
 
 PARTS = ("axis", "centre", "half", "door", "width")
 VERTICAL, HORIZONTAL = 0, 1  # the axis that a wall stands on: x or y
@@ -111,13 +114,28 @@ def two_rooms(count: int = 1) -> Layouts:
 
 
 def random_two_rooms(
-    generator: np.random.Generator, count: int, *, size: int = 65, border: float = 5.0, half: float = 1.5
+    generator: np.random.Generator,
+    count: int,
+    *,
+    part: Part = "all",
+    size: int = 65,
+    border: float = 5.0,
+    half: float = 1.5,
 ) -> Layouts:
-    """Two rooms with another wall and another door in every scene."""
+    """Two rooms with another wall and another door in every scene.
+
+    Walls and doors stand at whole pixels, some 1,000 layouts in all, so that a few hundred scenes would meet many that
+    others have met. So a quarter of them, in patches of 4 x 4 px of wall and door, is kept apart as `unseen`.
+    """
     one = _walls(count, size=size, border=border, centre=[0.0], half=half, door=[[0.0]], width=4.0)
-    centre = generator.uniform(0.3 * size, 0.7 * size, (count, 1)).astype(np.float32)
-    door = generator.uniform(border + 8.0, size - border - 8.0, (count, 1, 1)).astype(np.float32)
-    return replace(one, centre=np.round(centre), door=np.round(door))
+    centre, door = np.zeros((2, count), dtype=np.float32)
+    todo = np.ones(count, dtype=np.bool_)
+    while todo.any():
+        centre[todo] = np.round(generator.uniform(0.3 * size, 0.7 * size, todo.sum()))
+        door[todo] = np.round(generator.uniform(border + 8.0, size - border - 8.0, todo.sum()))
+        unseen = (centre // PATCH + door // PATCH) % 4 == 0
+        todo = np.zeros(count, np.bool_) if part == "all" else unseen != (part == "unseen")
+    return replace(one, centre=centre[:, None], door=door[:, None, None])
 
 
 def maze(

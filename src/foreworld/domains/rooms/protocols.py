@@ -68,11 +68,11 @@ class ReachConfig(Options):
     flat_horizon: int = 10
 
 
-RANDOM = RoomsConfig(layout="random_two_rooms", speed=1.5, radius=2.0, reach=4.5)
+RANDOM = RoomsConfig(layout="random_two_rooms", part="unseen", speed=1.5, radius=2.0, reach=4.5)
 # Walls differ, so they are not in the latent: it is where points are, and the predictor looks at what is around them.
 SIGHTED = RoomsRecipe(
     name="random-layout",
-    rooms=RANDOM,
+    rooms=RANDOM.model_copy(update={"part": "seen"}),
     episodes=2000,
     steps=48,
     walkers=4,
@@ -88,6 +88,9 @@ SIGHTED = RoomsRecipe(
         check=CHECK,
     ),
 )
+
+DISC = {"other": True}
+WITH_DISC = SIGHTED.model_copy(update={"name": "distractor", "rooms": SIGHTED.rooms.model_copy(update=DISC)})
 
 TASKS: dict[str, tuple[str, ReachConfig]] = {
     "two-room": (
@@ -106,6 +109,10 @@ TASKS: dict[str, tuple[str, ReachConfig]] = {
         "Two rooms with another wall and door in each scene, none of which was seen in training; start and goal in "
         "different rooms, 200 actions.",
         ReachConfig(rooms=RANDOM, recipe=SIGHTED, budget=200, by="imagined"),
+    ),
+    "distractor": (
+        "The same with a disc that drifts about by itself, and is elsewhere in the goal's frame.",
+        ReachConfig(rooms=RANDOM.model_copy(update=DISC), recipe=WITH_DISC, budget=200, by="imagined"),
     ),
 }
 

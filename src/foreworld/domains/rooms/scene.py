@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from foreworld.domains.rooms.layout import BoolArray, FloatArray, Layouts, maze, random_two_rooms, two_rooms
+from foreworld.domains.rooms.layout import BoolArray, FloatArray, Layouts, Part, maze, random_two_rooms, two_rooms
 from foreworld.domains.rooms.motion import move
 from foreworld.domains.rooms.render import Appearance, ByteArray, Camera
 from foreworld.episodes.options import Options
@@ -34,6 +34,7 @@ class RoomsConfig(Options):
             or a `maze` of its own.
         cells: Rooms a side of a maze.
         shared: Seed of one layout for all scenes; None gives each its own.
+        part: Of random two rooms: `all` of them, those that may be `seen` in training, or the `unseen` others.
         frame: Side of a frame, px.
         radius: Of the agent, px of the scene.
         speed: px a step.
@@ -48,6 +49,7 @@ class RoomsConfig(Options):
     layout: Literal["two_rooms", "random_two_rooms", "maze"] = "two_rooms"
     cells: int = Field(default=4, ge=2)
     shared: int | None = None
+    part: Part = "all"
     frame: int = Field(default=64, ge=8)
     radius: float = Field(default=7.0, gt=0)
     speed: float = Field(default=5.0, gt=0)
@@ -69,7 +71,7 @@ class RoomsConfig(Options):
     def _own(self, generator: np.random.Generator) -> Layouts:
         """The layout of one scene."""
         if self.layout == "random_two_rooms":
-            return random_two_rooms(generator, 1)
+            return random_two_rooms(generator, 1, part=self.part)
         return maze(generator, 1, cells=self.cells)
 
     @property
