@@ -55,7 +55,7 @@ def calibrate_rooms(
     """Calibrate the model of a player, for the horizon that it plans ahead.
 
     Args:
-        player: Its own calibration and zones do not matter; where it has waypoints, zones are calibrated, too.
+        player: Its own calibration and zones do not matter; where it has waypoints or places, so are zones.
         rooms: What scenes are like.
         config: How much.
         seed: Of the scenes.
@@ -67,7 +67,7 @@ def calibrate_rooms(
     pairs, zones, _ = zoned(rooms, seed + CALIBRATION, config.scenes)
     seen = walk(replace(player, calibration=None, zones=None), rooms, pairs, None, config)[0]
     calibration = Calibration(novelty=fit_familiar(seen, config.false_alarm, player.horizon), subjects=config.scenes)
-    if player.prepared.graph is None:
+    if player.prepared.graph is None and player.prepared.places is None:
         return calibration
     rail = player.rail(zones.part(slice(0, 1)))
     for _ in range(config.rounds):

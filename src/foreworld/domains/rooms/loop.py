@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -109,6 +109,16 @@ def run_scenes(
         steps[new] = step + 1
         done |= new
     return Outcome(done & ~solved, solved, steps, refused, entered, decisions, spent, np.stack(path))
+
+
+def joined(parts: Sequence[Outcome]) -> Outcome:
+    """Several parts as one; without their paths, which are of different lengths."""
+    names = ("reached", "solved", "steps", "refused", "entered")
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return Outcome(
+        **arrays, decisions=sum(part.decisions for part in parts),
+        cpu_seconds=sum(part.cpu_seconds for part in parts), path=parts[0].path[:0],
+    )  # fmt: skip
 
 
 @dataclass

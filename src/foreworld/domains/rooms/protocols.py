@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,15 @@ import torch
 from foreworld.domains.rooms.film import record as record_film
 from foreworld.domains.rooms.film import save_film
 from foreworld.domains.rooms.floors import Clone, Nothing, Random, StraightLine
-from foreworld.domains.rooms.loop import SEARCH, By, Outcome, Planned, Player, run_scenes
+from foreworld.domains.rooms.loop import SEARCH, By, Outcome, Planned, Player, joined, run_scenes
+from foreworld.domains.rooms.making import make_all, runs
+from foreworld.domains.rooms.no_go import NoGoConfig, no_go
 from foreworld.domains.rooms.pairs import Pairs, ahead, drawn
 from foreworld.domains.rooms.prepare import BLOCKS, CHECK, SPLIT, Prepared, RoomsRecipe, prepare
 from foreworld.domains.rooms.scene import RoomsConfig, Scenes
 from foreworld.domains.rooms.source import PLACE
 from foreworld.episodes.options import Options
 from foreworld.evidence.kept import folder_digest
-from foreworld.evidence.parallel import run_all
 from foreworld.evidence.protocol import Protocol, Request
 from foreworld.evidence.rows import NAMES, Names, Row
 from foreworld.evidence.sampled import run_sampled
@@ -189,9 +189,7 @@ def rows_of(name: str, config: ReachConfig, request: Request) -> list[Row]:
     folders = {seed: runs() / config.recipe.key(seed) for seed in request.seeds}
     made: dict[int, float] = {}
     if set(LEARNED) & set(arms):
-        request.tell(f"preparing {len(folders)} models in {runs()} (those that are there are reused)")
-        work = [Making(seed, config.recipe, folder) for seed, folder in folders.items()]
-        made = dict(run_all(make, work))
+        made = make_all(config.recipe, folders, request)
     samples = Samples(request.seeds, NAMES | Names(frozenset(ARMS), frozenset(), frozenset(METRICS)))
     jobs = [Job(arm, seed, config, folders[seed], count) for seed in request.seeds for arm in arms]
     request.tell(f"{name}: {len(jobs)} runs of {count} episodes")
@@ -206,26 +204,6 @@ def rows_of(name: str, config: ReachConfig, request: Request) -> list[Row]:
             for arm in set(arms) & set(PLANNED):
                 samples.add(arm, "train_cpu_seconds", seed, ["model"], [spent], unit="s", how="max")
     return [*samples.rows(), *above(samples, arms)]
-
-
-def runs() -> Path:
-    """Where prepared models are."""
-    return Path(os.environ.get("FOREWORLD_RUNS", "runs")) / "models"
-
-
-@dataclass(frozen=True)
-class Making:
-    """A model to prepare."""
-
-    seed: int
-    recipe: RoomsRecipe
-    folder: Path
-
-
-def make(making: Making) -> tuple[int, float]:
-    """Prepare it on one thread; its seed and CPU seconds."""
-    torch.set_num_threads(1)
-    return making.seed, prepare(making.folder, making.recipe, seed=making.seed, progress="none").cpu_seconds
 
 
 def run_job(job: Job) -> Outcome:
@@ -265,16 +243,6 @@ def player_of(job: Job, prepared: Prepared | None) -> Player:
     horizon = config.flat_horizon if job.arm == "foreworld_flat" else config.horizon
     ways: dict[str, By] = {"foreworld": config.by, "foreworld_waypoints": "waypoints", "foreworld_flat": "straight"}
     return Planned(prepared, horizon=horizon, by=ways[job.arm], seed=job.seed)
-
-
-def joined(parts: Sequence[Outcome]) -> Outcome:
-    """Several parts as one; without their paths, which are of different lengths."""
-    names = ("reached", "solved", "steps", "refused", "entered")
-    arrays: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    return Outcome(
-        **arrays, decisions=sum(part.decisions for part in parts),
-        cpu_seconds=sum(part.cpu_seconds for part in parts), path=parts[0].path[:0],
-    )  # fmt: skip
 
 
 def add_samples(samples: Samples, job: Job, done: Outcome) -> None:
@@ -321,4 +289,16 @@ def identity(name: str, job: Job) -> dict[str, Any]:
     }
 
 
-PROTOCOLS = {protocol.name: protocol for protocol in protocols()}
+# The same model in the rooms of swm/TwoRoom-v1, which are always the same: a third of the training is enough.
+TWO_ROOMS_SIGHTED = SIGHTED.model_copy(
+    update={
+        "name": "two-rooms-sighted",
+        "rooms": RoomsConfig(),
+        "episodes": 500,
+        "walkers": 1,
+        "train": SIGHTED.train.model_copy(update={"fit": SIGHTED.train.fit.model_copy(update={"steps": 300})}),
+    }
+)
+NO_GO = NoGoConfig(recipe=TWO_ROOMS_SIGHTED)
+
+PROTOCOLS = {protocol.name: protocol for protocol in (*protocols(), no_go(NO_GO))}
