@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError
 
 from foreworld import __version__
-from foreworld.cli import data, evidence, learn, log, plan, whatif
+from foreworld.cli import data, evidence, learn, log, plan, probe, whatif
 from foreworld.cli.output import note
 from foreworld.errors import (
     AuditError,
@@ -61,6 +61,7 @@ app.command(learn.calibrate)
 app.command(evidence.evaluate)
 app.command(evidence.safety)
 app.command(plan.plan)
+app.command(probe.probe)
 app.command(whatif.whatif)
 app.command(audit)
 

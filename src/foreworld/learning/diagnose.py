@@ -52,6 +52,20 @@ class Diagnosis(Options):
     linear: dict[str, float] = Field(default_factory=dict)
     perceptron: dict[str, float] = Field(default_factory=dict)
 
+    def table(self) -> str:
+        """The figures in lines."""
+        lines = [
+            f"on {self.clips} clips that it did not learn from",
+            f"variance of a dimension     {self.variance:8.3f}  (dead {self.dead:.0%}, effective rank {self.rank:.1f})",
+            f"what actions matter         {self.sensitivity:8.3f}   (0: not at all, 1: all of a block's error)",
+            "blocks ahead                " + " ".join(f"{k:6d}" for k in range(1, len(self.error) + 1)),
+            "open-loop error             " + " ".join(f"{value:6.3f}" for value in self.error),
+            "error if nothing changed    " + " ".join(f"{value:6.3f}" for value in self.persistence),
+        ]
+        for name, linear in self.linear.items():
+            lines.append(f"{name + ' read, R2':27} linear {linear:.4f}, perceptron {self.perceptron[name]:.4f}")
+        return "\n".join(lines)
+
 
 class Gate(Options):
     """What a model must at least show.

@@ -142,6 +142,12 @@ def load_as(kind: type[Kind], folder: str | Path, schema: Schema | None = None) 
     return model.eval()
 
 
+def load_any(folder: str | Path) -> Model:
+    """Read a checkpoint of whichever class it names; as `load_as`, which see."""
+    made: type[Model] = _CLASSES[_read(folder)[1]["class"]][0]
+    return load_as(made, folder)  # type: ignore[type-var]
+
+
 def read_extra(folder: str | Path) -> dict[str, Any]:
     """What was given to `save` as `extra`; raises as `load` does."""
     extra: dict[str, Any] = _read(folder)[1]["extra"]
@@ -222,5 +228,5 @@ for subjects like those it was trained on, behind the guardrails, the refusals a
 - Step: {schema.step:g} {schema.time_unit}; horizon: {model.config.grid.last} steps.
 - Channels: {", ".join(channels)}.
 - foreworld {content["foreworld"]}, format {content["format"]}; SHA-256 of `{TENSORS}`: `{content["sha256"]}`.
-- Load with `foreworld.model.checkpoint.load(folder)`; nothing in this folder is executed.
+- Load with `foreworld.model.checkpoint.load_any(folder)`; nothing in this folder is executed.
 """

@@ -1,13 +1,13 @@
 """The protocol of zones that must not be entered, on a model that has learned next to nothing."""
 
 import numpy as np
+from tests.domains.rooms.test_sighted import TINY
 
 from foreworld.domains.rooms import no_go
 from foreworld.domains.rooms.calibrate import CalibrateRoomsConfig
 from foreworld.domains.rooms.protocols import PROTOCOLS, TWO_ROOMS_SIGHTED
 from foreworld.domains.rooms.scene import RoomsConfig
 from foreworld.evidence.protocol import Request
-from tests.domains.rooms.test_sighted import TINY
 
 CONFIG = no_go.NoGoConfig(
     recipe=TINY.model_copy(update={"rooms": RoomsConfig(), "name": "tiny-no-go", "gate": None}),
