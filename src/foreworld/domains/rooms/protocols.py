@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from foreworld.domains.rooms.expectation import ExpectationConfig, expectation
 from foreworld.domains.rooms.film import record as record_film
 from foreworld.domains.rooms.film import save_film
 from foreworld.domains.rooms.floors import Clone, Nothing, Random, StraightLine
@@ -301,4 +302,6 @@ TWO_ROOMS_SIGHTED = SIGHTED.model_copy(
 )
 NO_GO = NoGoConfig(recipe=TWO_ROOMS_SIGHTED)
 
-PROTOCOLS = {protocol.name: protocol for protocol in (*protocols(), no_go(NO_GO))}
+EXPECTED = ExpectationConfig(rooms=RANDOM, recipe=SIGHTED)
+
+PROTOCOLS = {protocol.name: protocol for protocol in (*protocols(), no_go(NO_GO), expectation(EXPECTED))}
