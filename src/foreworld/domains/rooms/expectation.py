@@ -222,7 +222,7 @@ def crossed(scenes: Scenes, seed: int, block: int) -> tuple[tuple[Tensor, Tensor
     door, width = scenes.layouts.door[:, 0, 0], scenes.layouts.width[:, 0, 0]
     kept = np.abs(along - door) > width + scenes.config.radius + 1.0
 
-    def at(away: FloatArray) -> FloatArray:
+    def at(away: np.ndarray) -> FloatArray:
         return np.stack([wall + side * away, along], axis=-1).astype(np.float32)
 
     start, end, stays = at(reach + 0.5), at(-reach - generator.uniform(0.0, 1.0, len(scenes))), at(reach)
