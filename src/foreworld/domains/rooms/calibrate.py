@@ -15,7 +15,7 @@ from foreworld.agent.calibrate import Visits, fit_trajectory
 from foreworld.domains.rooms.layout import BoolArray, FloatArray
 from foreworld.domains.rooms.loop import Planned, run_scenes
 from foreworld.domains.rooms.motion import move
-from foreworld.domains.rooms.pairs import Pairs
+from foreworld.domains.rooms.pairs import Pairs, drawn
 from foreworld.domains.rooms.render import ByteArray
 from foreworld.domains.rooms.scene import RoomsConfig, Scenes
 from foreworld.domains.rooms.zones import Zones, zoned
@@ -64,9 +64,8 @@ def calibrate_rooms(
         InputError: Too few scenes for the rates that are asked for.
     """
     config = config or CalibrateRoomsConfig()
+    calibration = calibrate_familiar(player, rooms, config, seed=seed)
     pairs, zones, _ = zoned(rooms, seed + CALIBRATION, config.scenes)
-    seen = walk(replace(player, calibration=None, zones=None), rooms, pairs, None, config)[0]
-    calibration = Calibration(novelty=fit_familiar(seen, config.false_alarm, player.horizon), subjects=config.scenes)
     if player.prepared.graph is None and player.prepared.places is None:
         return calibration
     rail = player.rail(zones.part(slice(0, 1)))
@@ -74,6 +73,19 @@ def calibrate_rooms(
         visits = walk(replace(player, calibration=calibration, zones=zones), rooms, pairs, zones, config)[1]
         calibration = calibration.model_copy(update={"trajectory": fit_trajectory(visits, [rail])})
     return calibration
+
+
+def calibrate_familiar(
+    player: Planned, rooms: RoomsConfig, config: CalibrateRoomsConfig, *, seed: int = 0
+) -> Calibration:
+    """Learn what is familiar to the model of a player from what it visits, and nothing of zones.
+
+    Raises:
+        InputError: Too few scenes for the rate of false alarms.
+    """
+    pairs = drawn(rooms, seed + CALIBRATION, config.scenes)
+    seen = walk(replace(player, calibration=None, zones=None), rooms, pairs, None, config)[0]
+    return Calibration(novelty=fit_familiar(seen, config.false_alarm, player.horizon), subjects=config.scenes)
 
 
 def fit_familiar(seen: Tensor, false_alarm: float, points: int) -> NoveltyModel:

@@ -21,6 +21,7 @@ from foreworld.domains.rooms.pairs import Pairs, ahead, drawn
 from foreworld.domains.rooms.prepare import BLOCKS, CHECK, SPLIT, Prepared, RoomsRecipe, prepare
 from foreworld.domains.rooms.scene import RoomsConfig, Scenes
 from foreworld.domains.rooms.source import PLACE
+from foreworld.domains.rooms.variation import VariationConfig, variation
 from foreworld.episodes.options import Options
 from foreworld.evidence.kept import folder_digest
 from foreworld.evidence.protocol import Protocol, Request
@@ -303,5 +304,8 @@ TWO_ROOMS_SIGHTED = SIGHTED.model_copy(
 NO_GO = NoGoConfig(recipe=TWO_ROOMS_SIGHTED)
 
 EXPECTED = ExpectationConfig(rooms=RANDOM, recipe=SIGHTED)
+VARIED = VariationConfig(rooms=RANDOM, recipe=SIGHTED)
 
-PROTOCOLS = {protocol.name: protocol for protocol in (*protocols(), no_go(NO_GO), expectation(EXPECTED))}
+PROTOCOLS = {
+    protocol.name: protocol for protocol in (*protocols(), no_go(NO_GO), expectation(EXPECTED), variation(VARIED))
+}

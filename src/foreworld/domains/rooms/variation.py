@@ -1,0 +1,167 @@
+"""`rooms/variation`: other colours and sizes than any that was learned from. Does it still work, or does it say no?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from foreworld.domains.rooms.calibrate import CalibrateRoomsConfig, calibrate_familiar
+from foreworld.domains.rooms.loop import SEARCH, By, Outcome, Planned, run_scenes
+from foreworld.domains.rooms.making import make_all, runs
+from foreworld.domains.rooms.pairs import drawn
+from foreworld.domains.rooms.prepare import RoomsRecipe, prepare
+from foreworld.domains.rooms.scene import RoomsConfig, Scenes
+from foreworld.episodes.options import Options
+from foreworld.evidence.kept import folder_digest
+from foreworld.evidence.protocol import Protocol, Request
+from foreworld.evidence.rows import NAMES, Names, Row
+from foreworld.evidence.sampled import run_sampled
+from foreworld.evidence.samples import Samples
+
+NAME, VERSION = "rooms/variation", 1
+ARMS = ("foreworld", "foreworld_ungated")
+# What is another than in training; sizes as a share of what they were.
+FACTORS: dict[str, dict[str, Any]] = {
+    "usual": {},
+    "agent_blue": {"agent_colour": (0, 0, 255)},
+    "agent_orange": {"agent_colour": (255, 128, 0)},
+    "agent_dark": {"agent_colour": (180, 0, 0)},
+    "walls_grey": {"wall_colour": (96, 96, 96)},
+    "walls_blue": {"wall_colour": (0, 0, 160)},
+    "floor_blue": {"background_colour": (225, 225, 255)},
+    "floor_grey": {"background_colour": (200, 200, 200)},
+    "agent_small": {"radius": 0.75},
+    "agent_large": {"radius": 1.5},
+    "agent_slow": {"speed": 0.75},
+}
+METRICS = ("success", "flagged", "refusals", "steps_to_goal")
+
+
+class VariationConfig(Options):
+    """An evaluation of scenes that are unlike those of the training.
+
+    Attributes:
+        rooms: What scenes of the training are like, but for their layout.
+        recipe: Of the model.
+        calibrate: Of what is familiar, on other scenes.
+        count: Scenes a seed and factor.
+        budget: Actions an episode has at most.
+        by: How far a goal is.
+        horizon: Blocks that are planned ahead.
+    """
+
+    rooms: RoomsConfig
+    recipe: RoomsRecipe
+    calibrate: CalibrateRoomsConfig = CalibrateRoomsConfig()
+    count: int = 100
+    budget: int = 200
+    by: By = "imagined"
+    horizon: int = 3
+
+
+@dataclass(frozen=True)
+class Job:
+    """One arm in all factors of one seed."""
+
+    arm: str
+    seed: int
+    config: VariationConfig
+    folder: Path
+    count: int
+
+
+def varied(rooms: RoomsConfig, factor: str) -> RoomsConfig:
+    """Scenes under a factor."""
+    changed = {
+        name: value * getattr(rooms, name) if name in ("radius", "speed") else value
+        for name, value in FACTORS[factor].items()
+    }
+    return rooms.model_copy(update=changed)
+
+
+def run_job(job: Job) -> dict[str, Outcome]:
+    """One arm in the scenes of one seed, by factor: the same starts, goals and layouts under each."""
+    torch.set_num_threads(1)
+    config = job.config
+    prepared = prepare(job.folder, config.recipe, seed=job.seed, progress="none")
+    player = Planned(prepared, horizon=config.horizon, by=config.by, seed=job.seed)
+    if job.arm == "foreworld":
+        player = replace(player, calibration=calibrate_familiar(player, config.rooms, config.calibrate, seed=job.seed))
+    pairs, found = drawn(config.rooms, job.seed, job.count), {}
+    for factor in FACTORS:
+        scenes = Scenes(varied(config.rooms, factor), pairs.seeds)
+        frames = scenes.place(pairs.start, pairs.goal)
+        found[factor] = run_scenes(player, scenes, config.budget, frames=frames)
+    return found
+
+
+def add_samples(samples: Samples, job: Job, found: dict[str, Outcome]) -> None:
+    """What an arm gave in a seed, a group a factor."""
+    for factor, done in found.items():
+        names, groups = [f"{job.seed}/{factor}/{n}" for n in range(len(done.reached))], [(factor,)] * len(done.reached)
+        taken = np.maximum(done.steps, 1)
+        samples.add(job.arm, "success", job.seed, names, done.reached.astype(float), groups, how="wilson")
+        samples.add(job.arm, "steps_to_goal", job.seed, names, done.steps, groups, unit="steps")
+        samples.add(job.arm, "flagged", job.seed, names, (done.refused > 0).astype(float), groups, how="wilson")
+        samples.add(job.arm, "refusals", job.seed, names, done.refused / taken, groups, weights=taken)
+
+
+def identity(job: Job) -> dict[str, Any]:
+    """Everything that shapes what a job gives, but the source."""
+    return {
+        "protocol": f"{NAME} v{VERSION}",
+        "seed": job.seed,
+        "count": job.count,
+        "config": job.config.model_dump(mode="json"),
+        "factors": FACTORS,
+        "model": folder_digest(job.folder / "model"),
+        "search": SEARCH.model_dump(mode="json"),
+        "versions": {"torch": torch.__version__, "numpy": np.__version__},
+    }
+
+
+def variation(config: VariationConfig) -> Protocol:
+    """The protocol."""
+
+    def run(request: Request) -> Sequence[Row]:
+        return rows_of(config, request)
+
+    return Protocol(
+        name=NAME,
+        version=VERSION,
+        description=(
+            "Random layouts under colours, sizes and speeds that were not learned from, a group each: success of the "
+            "model as it is (`foreworld_ungated`), and of the agent that refuses what is unfamiliar, with the share of "
+            "episodes in which it does (`flagged`)."
+        ),
+        settings=config.model_dump(mode="json") | {"factors": FACTORS},
+        arms=ARMS,
+        metrics=METRICS,
+        run=run,
+        groups=tuple(FACTORS),
+        keeps=True,
+    )
+
+
+def rows_of(config: VariationConfig, request: Request) -> list[Row]:
+    """Run the arms of a request."""
+    arms = request.arms or ARMS
+    if request.quick:
+        few = config.calibrate.model_copy(update={"scenes": 40, "budget": 10})
+        config = config.model_copy(update={"recipe": config.recipe.quick(), "calibrate": few, "budget": 20})
+    count = request.subjects or (4 if request.quick else config.count)
+    folders = {seed: runs() / config.recipe.key(seed) for seed in request.seeds}
+    make_all(config.recipe, folders, request)
+    samples = Samples(request.seeds, NAMES | Names(frozenset(ARMS), frozenset(FACTORS), frozenset(METRICS)))
+    jobs = [Job(arm, seed, config, folders[seed], count) for seed in request.seeds for arm in arms]
+    for job, _ in run_sampled(
+        run_job, jobs, add_samples, samples, identity=identity, kept=request.kept,
+        workers=1 if request.quick else None, report=request.tell,
+    ):  # fmt: skip
+        request.tell(f"{job.arm}, seed {job.seed}: done")
+    return samples.rows()
