@@ -25,6 +25,8 @@ from foreworld.errors import InputError
 from foreworld.model.latent_model import LatentModel
 from foreworld.model.regularizers import sigreg, vicreg
 
+MOVING = 0.5  # standard deviation within an episode that `move` asks for
+
 
 class LatentLossConfig(Options):
     """Weights of the loss.
@@ -35,6 +37,9 @@ class LatentLossConfig(Options):
         regulariser: `sigreg`, `vicreg`, or `none`.
         within: Share of the latent's dimensions that are regularised within episodes besides; 0 leaves it out, and
             with 1 they are regularised within episodes alone.
+        move: Of by how much the standard deviation within an episode falls short of 1/2, of the dimensions regularised
+            within episodes (the variance term of VICReg, Bardes, Ponce and LeCun 2022): a point of attention that
+            stands still there has found nothing.
         slow: Of how much the other dimensions vary within an episode: they are left for what lasts, such as where a
             door is. That matters seldom, and without this it is left out for more of what moves.
         inverse: Of the head that tells actions from latents; 0 leaves it out.
@@ -51,6 +56,7 @@ class LatentLossConfig(Options):
     regular: float = Field(default=0.18, ge=0)
     regulariser: Literal["sigreg", "vicreg", "none"] = "sigreg"
     within: float = Field(default=0.0, ge=0, le=1)
+    move: float = Field(default=0.0, ge=0)
     slow: float = Field(default=0.0, ge=0)
     inverse: float = Field(default=0.0, ge=0)
     reconstruct: float = Field(default=0.0, ge=0)
@@ -132,6 +138,11 @@ class LatentLearner(nn.Module):
             assert around is not None
             parts["present"] = self._present(latents.detach(), around, generator)
             total = total + config.present * parts["present"]
+        if config.move:
+            inside = self._episodes(latents[..., : round(config.within * width)])
+            spread = (inside.var((1, 2)).mean(0) + 1e-6).sqrt()
+            parts["move"] = nn.functional.relu(MOVING - spread).mean()
+            total = total + config.move * parts["move"]
         if config.slow:
             lasting = self._episodes(latents[..., round(config.within * width) :])
             parts["slow"] = (lasting - lasting.mean((1, 2), keepdim=True)).pow(2).mean()
