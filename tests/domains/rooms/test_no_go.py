@@ -11,10 +11,9 @@ from foreworld.evidence.protocol import Request
 
 CONFIG = no_go.NoGoConfig(
     recipe=TINY.model_copy(update={"rooms": RoomsConfig(), "name": "tiny-no-go", "gate": None}),
-    calibrate=CalibrateRoomsConfig(scenes=40, budget=6, every=1, rounds=1),
+    calibrate=CalibrateRoomsConfig(scenes=40, budget=4, rounds=0),
     count=10,
     budget=4,
-    risk=0.2,
 )
 
 
