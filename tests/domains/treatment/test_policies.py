@@ -43,6 +43,7 @@ from foreworld.domains.treatment.tables import load_patients
 from foreworld.domains.treatment.tracks import LoopConfig
 from foreworld.domains.treatment.windows import windows_at
 from foreworld.errors import FormatError, MissingDataError
+from foreworld.evidence.stages import Stages
 from foreworld.model.belief import History
 
 GOLDEN = Path(__file__).with_name("offline_rl_golden")
@@ -284,7 +285,7 @@ def test_a_policy_is_trained_once_for_a_seed_beside_its_model(tmp_path):
     assert run_job(job).bg.shape == (1, 288)
     # What a forecaster cost does not grow by it.
     costs = json.loads((tmp_path / "0" / "recipe.json").read_text())["cpu_seconds"]
-    assert _spent(tmp_path / "0", announced=True) == costs["collect"] != sum(costs.values())
+    assert _spent(Stages(tmp_path / "0", "any"), announced=True) == costs["collect"] != sum(costs.values())
 
 
 def test_another_configuration_of_a_policy_has_another_folder():
