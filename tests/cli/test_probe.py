@@ -37,3 +37,19 @@ def test_a_picture_needs_a_folder_that_exists(made, tmp_path, capsys):
 def test_a_latent_model_is_inspected(made, capsys):
     code, out, _ = run(capsys, "inspect", made[0])
     assert code == 0 and "LatentModel" in out and "load_any" in out
+
+
+def test_a_film_is_refused_before_anything_is_made(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for protocol, place, words in (
+        ("treatment/forecast", tmp_path, "nothing to film"),
+        ("rooms/random-layout", tmp_path / "file", "which is a file"),
+    ):
+        code, out, err = run(capsys, "evaluate", protocol, "--quick", "--film", place)
+        assert code == INPUT and not out and words in err.splitlines()[-1]
+
+
+def test_a_model_of_another_kind_or_part_is_named(made, tmp_path, capsys):
+    assert run(capsys, "probe", tmp_path / "no", made[1])[0] == INPUT
+    code, _, err = run(capsys, "probe", *made, "--split", "default/none")
+    assert code == INPUT and "it has default/fit, default/check" in err

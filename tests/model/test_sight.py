@@ -40,18 +40,22 @@ def test_points_lie_within_the_frame_and_follow_what_they_attend_to():
 
 
 def test_what_is_seen_is_the_frame_around_each_point_of_each_scene():
-    sight = Sight(2, 8, points=2, colours=1, side=SIDE, reach=1)
+    sight = Sight(2, 8, points=2, colours=2, side=SIDE, reach=1)
     line = (torch.arange(SIDE) + 0.5) * (2.0 / SIDE) - 1.0
-    around = torch.stack([line.expand(SIDE, SIDE), line[:, None].expand(SIDE, SIDE)])[:, None]  # its x; its y
+    around = torch.stack([line.expand(SIDE, SIDE), line[:, None].expand(SIDE, SIDE)])  # its x; its y
+    around = torch.stack([around, 10.0 + around], dim=1)
     latents = SPREAD * torch.tensor([[0.1, 0.2, -0.3, 0.4], [0.0, 0.0, 0.5, -0.5], [0.3, -0.1, 0.0, 0.2]] * 2)
-    seen = sight.patches(latents.expand(2, -1, -1), around).reshape(2, 6, 2, 9)  # three places a scene
+    seen = sight.patches(latents.expand(2, -1, -1), around).reshape(
+        2, 6, 2, 2, 9
+    )  # three places a scene; colours, points
     step = 2.0 * SPACING / SIDE
     across = step * torch.tensor([-1.0, 0.0, 1.0] * 3)
     for n in range(6):
         for point in range(2):
             place = latents[n, 2 * point : 2 * point + 2] / SPREAD
             wanted = place[0] + across if n < 3 else place[1] + across.reshape(3, 3).T.flatten()
-            torch.testing.assert_close(seen[0, n, point], wanted, atol=1e-5, rtol=0)
+            torch.testing.assert_close(seen[0, n, 0, point], wanted, atol=1e-5, rtol=0)
+            torch.testing.assert_close(seen[0, n, 1, point], 10.0 + wanted, atol=1e-5, rtol=0)
     assert torch.equal(seen[0], seen[1])
 
 

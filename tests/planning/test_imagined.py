@@ -75,6 +75,23 @@ def test_where_nobody_may_be_no_way_leads_through(places):
         imagine_ways(Exact(), places, torch.zeros(1, 2), around, goals, barred=barred[:, :3])
 
 
+class Divided(Exact):
+    """Two members, of which the second holds the door for shut."""
+
+    def fan(self, latents, actions, around):
+        return torch.cat([super().fan(latents, actions, around), super().fan(latents, actions, 0.0 * around)])
+
+
+def test_a_way_that_one_member_denies_is_none():
+    # Places a block apart: who is held ends at no other place by rounding.
+    line = torch.arange(-1.5, 1.51, STRIDE)
+    places = Places(torch.cartesian_prod(line, line), STRIDE, torch.tensor([True, True]))
+    around, now = torch.ones(1, 1, 1, 1), torch.tensor([[-0.9, -0.9]])
+    goals = torch.tensor([[[0.9, -0.9], [-0.9, 0.9]]])
+    assert imagine_ways(Exact(), places, now, around, goals).left(now).tolist() == [[True, True]]
+    assert imagine_ways(Divided(), places, now, around, goals).left(now).tolist() == [[False, True]]
+
+
 def test_a_goal_that_is_missing_is_not_reached(places):
     around, goals = torch.ones(1, 1, 1, 1), torch.tensor([[[1.0, 0.0], [torch.nan, torch.nan]]])
     found = imagine_ways(Exact(), places, torch.tensor([[0.5, 0.0]]), around, goals)

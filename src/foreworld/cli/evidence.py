@@ -91,6 +91,8 @@ def evaluate(
     experiment = _protocol(protocol)
     if film is not None and experiment.film is None:
         raise InputError(f"{experiment.name} has nothing to film; leave --film out")
+    if film is not None and film.exists() and not film.is_dir():
+        raise InputError(f"cannot film into {film}, which is a file; give a folder")
     if trust is not None and kept is None:
         raise InputError("--trust is about kept runs; give their folder with --kept")
     runs = None if kept is None else Kept(kept, _words(trust) or ())

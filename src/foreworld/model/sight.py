@@ -60,7 +60,7 @@ class Sight(nn.Module):
         return self.support(seen)[..., 0]  # type: ignore[no-any-return]
 
     def patches(self, latents: Tensor, around: Tensor) -> Tensor:
-        """[..., N, C (2 reach + 1)^2 P] pixels around each point of latents [..., N, 2 P].
+        """[..., N, C P (2 reach + 1)^2] pixels around each point of latents [..., N, 2 P].
 
         The N follow one another by scene, equally many for each of the B frames.
         """
