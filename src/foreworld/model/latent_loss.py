@@ -25,7 +25,7 @@ from foreworld.errors import InputError
 from foreworld.model.latent_model import LatentModel
 from foreworld.model.regularizers import sigreg, vicreg
 
-MOVING = 0.5  # standard deviation within an episode that `move` asks for
+MOVING = 0.2  # standard deviation within an episode that `move` asks for; somebody who walks about has twice as much
 
 
 class LatentLossConfig(Options):
@@ -37,7 +37,7 @@ class LatentLossConfig(Options):
         regulariser: `sigreg`, `vicreg`, or `none`.
         within: Share of the latent's dimensions that are regularised within episodes besides; 0 leaves it out, and
             with 1 they are regularised within episodes alone.
-        move: Of by how much the standard deviation within an episode falls short of 1/2, of the dimensions regularised
+        move: Of by how much the standard deviation within an episode falls short of 0.2, of the dimensions regularised
             within episodes (the variance term of VICReg, Bardes, Ponce and LeCun 2022): a point of attention that
             stands still there has found nothing.
         slow: Of how much the other dimensions vary within an episode: they are left for what lasts, such as where a

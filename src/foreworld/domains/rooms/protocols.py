@@ -83,7 +83,7 @@ SIGHTED = RoomsRecipe(
     places=1500,
     train=TrainLatentConfig(
         model=LatentConfig(quantities=PLACE, grid=BLOCKS, kind="points", width=8, sight=4),
-        loss=LatentLossConfig(regular=0.005, within=1.0, inverse=1.0, noise=0.03),
+        loss=LatentLossConfig(regular=0.005, within=1.0, move=1.0, inverse=1.0, noise=0.03),
         fit=FitConfig(steps=1000, lr=2e-3, warmup=40, floor=0.0, weight_decay=1e-3, threads=1),
         group=8,
         split=SPLIT,
