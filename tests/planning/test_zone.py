@@ -55,6 +55,16 @@ def test_a_path_is_as_far_as_its_nearest_point_and_tightened_by_the_score():
     torch.testing.assert_close(margin(rail(), path, bound=1.5), torch.tensor([[2.0 - 3.0, 200.0**0.5 - 3.0]]))
 
 
+def test_what_is_far_is_as_far_as_any_other_and_nearer_counts_as_it_is():
+    path = [[[[0.0, 30.0]] * 3, [[90.0, 30.0]] * 3, [[7.0, 30.0]] * 3, [[15.0, 30.0]] * 3]]
+    near = rail(far=5.0)
+    torch.testing.assert_close(margin(near, path), torch.tensor([[5.0, 5.0, 3.0, -5.0]]))
+    torch.testing.assert_close(margin(near, path, bound=2.0)[0, :2], torch.tensor([1.0, 1.0]))
+    for wrong in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(InputError, match="far is"):
+            rail(far=wrong)
+
+
 def test_only_the_horizon_counts():
     path = [[[[0.0, 0.0], [0.0, 10.0], [20.0, 30.0]]]]
     assert margin(rail(), path) == -10.0

@@ -27,15 +27,21 @@ class KeepOut(Tightened):
         quantities: Q predicted quantities of one unit that span the space, such as x and y.
         low: [B][Q] lesser corner of each subject's box; one for all subjects if there is one.
         high: [B][Q] greater corner.
+        far: What is farther counts as this far, in what is predicted and in what it is compared with: how wrong a
+            prediction is about places from which nobody enters is no reason to keep away from the box. None counts
+            every distance as it is.
     """
 
     quantities: tuple[str, ...]
     low: tuple[tuple[float, ...], ...]
     high: tuple[tuple[float, ...], ...]
+    far: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         width = len(self.quantities)
+        if self.far is not None and not 0 < self.far < math.inf:
+            raise InputError(f"guardrail {self.name}: far is {self.far:g} and must be finite and above 0, or None")
         if not width or len(self.low) != len(self.high) or not self.low:
             raise InputError(f"guardrail {self.name}: give quantities, and as many lesser as greater corners")
         for low, high in zip(self.low, self.high, strict=True):
@@ -48,7 +54,11 @@ class KeepOut(Tightened):
                 raise InputError(f"guardrail {self.name}: corners {low} and {high} must be finite")
 
     def predicted(self, forecast: Forecast) -> tuple[Tensor, Tensor]:
-        """Least predicted distance from the box [B, S], negative inside, and the largest predicted scale on the way."""
+        """Least predicted distance from the box [B, S], negative inside, and the largest predicted scale on the way.
+
+        Raises:
+            InputError: The horizon is none of the model's points.
+        """
         counted = int((forecast.points <= self.horizon).sum())
         if not counted or int(forecast.points[counted - 1]) < self.horizon:
             raise InputError(
@@ -64,6 +74,8 @@ class KeepOut(Tightened):
         distance = self.distance(torch.cat([place[:, :, :1], between.flatten(2, 3)], dim=2))
         scale = torch.stack([forecast.scale[name][..., :counted] for name in self.quantities]).amax(0).amax(-1)
         least = distance.amin(-1)
+        if self.far is not None:
+            least = least.clamp(max=self.far)
         return torch.where(torch.isnan(distance).any(-1), torch.full_like(least, torch.nan), least), scale
 
     def distance(self, place: Tensor) -> Tensor:

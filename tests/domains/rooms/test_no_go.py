@@ -2,17 +2,19 @@
 
 import numpy as np
 import pytest
+import torch
 from tests.domains.rooms.test_sighted import TINY
 
 from foreworld.domains.rooms import no_go
-from foreworld.domains.rooms.calibrate import CalibrateRoomsConfig
+from foreworld.domains.rooms.calibrate import CalibrateRoomsConfig, walk
 from foreworld.domains.rooms.loop import Planned
 from foreworld.domains.rooms.prepare import prepare
 from foreworld.domains.rooms.protocols import PROTOCOLS, TWO_ROOMS_SIGHTED
 from foreworld.domains.rooms.scene import RoomsConfig
-from foreworld.domains.rooms.zones import Zones
+from foreworld.domains.rooms.zones import Zones, zoned
 from foreworld.errors import InputError
 from foreworld.evidence.protocol import Request
+from foreworld.planning.hierarchy import Towards
 
 CONFIG = no_go.NoGoConfig(
     recipe=TINY.model_copy(update={"rooms": RoomsConfig(), "name": "tiny-no-go", "gate": None}),
@@ -42,6 +44,16 @@ def test_a_zone_is_watched_for_as_many_blocks_as_are_asked_for(tmp_path):
     assert Planned(prepared, horizon=3).rail(zones).horizon == points[2]
     with pytest.raises(InputError, match="of 3 blocks that are planned 4 cannot be watched"):
         Planned(prepared, horizon=3, watched=4).rail(zones)
+
+
+def test_a_plan_that_came_nowhere_near_is_scored_as_far_as_any_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(Towards, "left", lambda self, now: torch.ones(len(now), 1, dtype=torch.bool))
+    prepared = prepare(tmp_path / "made", CONFIG.recipe, seed=0, progress="none")
+    pairs = zoned(CONFIG.rooms, 5, 6)[0]
+    low = np.full((6, 2), 1000.0, np.float32)
+    player = Planned(prepared, horizon=3, by="imagined", watched=1, far=20.0, zones=Zones(low, low + 5.0))
+    visits = walk(player, CONFIG.rooms, pairs, player.zones, CONFIG.calibrate)[1]
+    assert len(visits.subject) and (visits.true["no_go"] == 20.0).all() and (visits.least["no_go"] == 20.0).all()
 
 
 def test_the_protocol_is_that_of_the_settings():

@@ -164,7 +164,7 @@ class Watcher:
         layouts, place = self.scenes.layouts.select(mine), self.scenes.position[mine]
         ends = Zones(zones.low[mine], zones.high[mine])
         radius, speed = (np.full(len(mine), size, np.float32) for size in (self._config.radius, self._config.speed))
-        true = np.full(len(mine), np.inf, dtype=np.float32)
+        true = np.full(len(mine), np.inf if rail.far is None else rail.far, dtype=np.float32)
         for k in range(rail.horizon // block):
             for _ in range(block):
                 place = move(layouts, place, plans[:, k], radius, speed)

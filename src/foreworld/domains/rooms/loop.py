@@ -138,6 +138,7 @@ class Planned:
         risk: That a plan enters, as claimed.
         watched: Blocks from now on in which a plan must keep out; all that are planned if None. Who can stop at once
             needs one alone, and the nearer moments are foreseen best.
+        far: px from a zone from which on it does not matter how far, as in `KeepOut`.
     """
 
     prepared: Prepared
@@ -150,6 +151,7 @@ class Planned:
     zones: Zones | None = None
     risk: float = 0.01
     watched: int | None = None
+    far: float | None = None
 
     def begin(self, scenes: Scenes, frames: ByteArray) -> None:
         """Look at the goals' frames."""
@@ -195,7 +197,7 @@ class Planned:
         blocks = self.horizon if self.watched is None else self.watched
         if not 1 <= blocks <= self.horizon:
             raise InputError(f"of {self.horizon} blocks that are planned {blocks} cannot be watched")
-        return keep_out(*zones.corners(), self.prepared.model.config.grid.points[blocks - 1], self.risk)
+        return keep_out(*zones.corners(), self.prepared.model.config.grid.points[blocks - 1], self.risk, self.far)
 
     def _task(self) -> GoTo:
         """The task of the scenes that go on."""

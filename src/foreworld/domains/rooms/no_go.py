@@ -46,6 +46,7 @@ class NoGoConfig(Options):
         horizon: Blocks that are planned ahead.
         risk: That a plan enters, as claimed.
         watched: Blocks of a plan that must keep out: an agent that stops at once can always stay outside after them.
+        far: px from a zone from which on it does not matter how far: what a block leads to at most.
     """
 
     rooms: RoomsConfig = RoomsConfig()
@@ -58,6 +59,7 @@ class NoGoConfig(Options):
     horizon: int = 3
     risk: float = 0.01
     watched: int = 1
+    far: float = 20.0
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,9 @@ def run_job(job: Job) -> Kept:
     if job.arm != "straight_line":
         prepared = prepare(job.folder, config.recipe, seed=job.seed, progress="none")
         player = Planned(
-            prepared, horizon=config.horizon, by=config.by, seed=job.seed, risk=config.risk, watched=config.watched
-        )
+            prepared, horizon=config.horizon, by=config.by, seed=job.seed, risk=config.risk, watched=config.watched,
+            far=config.far,
+        )  # fmt: skip
         if job.arm == "foreworld":
             calibration = calibrate_rooms(player, config.rooms, config.calibrate, seed=job.seed)
             player = replace(player, calibration=calibration)

@@ -56,12 +56,16 @@ class WayLeft(Guardrail):
 
 
 def keep_out(
-    low: tuple[tuple[float, ...], ...], high: tuple[tuple[float, ...], ...], horizon: int, risk: float
+    low: tuple[tuple[float, ...], ...],
+    high: tuple[tuple[float, ...], ...],
+    horizon: int,
+    risk: float,
+    far: float | None = None,
 ) -> KeepOut:
     """The guardrail of zones, one box a scene, px."""
     return KeepOut(
         name="no_go", unit="px", source="the zone that was given", severity=5, risk=risk, horizon=horizon,
-        quantities=PLACE, low=low, high=high,
+        quantities=PLACE, low=low, high=high, far=far,
     )  # fmt: skip
 
 
