@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foreworld.domains.treatment.protocols import PROTOCOLS
-from foreworld.evidence.protocol import Evidence
+from foreworld.evidence.protocol import Evidence, Protocol, Row
 from track_tables import RESULTS, cell, found
 
 HEAD = """\
@@ -40,6 +40,7 @@ class Table:
         rows: Which; all that there are if empty.
         group: Whose figures, where rows are arms or metrics.
         arm: Whose figures, where rows are groups or metrics.
+        seeds: A metric whose figures of each seed are given, too.
     """
 
     title: str
@@ -48,6 +49,7 @@ class Table:
     rows: tuple[str, ...] = ()
     group: str = "all"
     arm: str = "foreworld"
+    seeds: str | None = None
 
 
 def levels(group: str) -> Table:
@@ -125,17 +127,21 @@ def main() -> None:
     for name, tables in TABLES.items():
         path = options.results / f"{name.replace('/', '-')}.json"
         if path.is_file():
-            parts.append("\n".join(section(name, Evidence.load(path, PROTOCOLS[name].names), tables)))
+            evidence = Evidence.load(path, PROTOCOLS[name].names)
+            parts.append("\n".join(section(PROTOCOLS[name], evidence, tables)))
     options.out.write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
     print(options.out)
 
 
-def section(name: str, evidence: Evidence, tables: Sequence[Table]) -> Iterator[str]:
-    """A protocol's title, command and tables."""
+def section(
+    protocol: Protocol, evidence: Evidence, tables: Sequence[Table], title: str = "", arms: Sequence[str] = ()
+) -> Iterator[str]:
+    """A protocol's title, command and tables; of some arms alone where they are named."""
     seeds = ",".join(map(str, evidence.seeds))
-    yield f"## {name.removeprefix('treatment/')}\n"
-    yield textwrap.fill(PROTOCOLS[name].description, 118) + "\n"
-    yield f"```sh\nforeworld evaluate {name} --seeds {seeds}\n```\n"
+    yield f"## {title or protocol.name.partition('/')[2]}\n"
+    yield textwrap.fill(protocol.description, 118) + "\n"
+    told = f" --arms {','.join(arms)}" if arms else ""
+    yield f"```sh\nforeworld evaluate {protocol.name} --seeds {seeds}{told}\n```\n"
     for one in tables:
         yield from lines(evidence, one)
     note = f"Version {evidence.version}, source {evidence.source or 'unknown'}; {evidence.machine}."
@@ -160,19 +166,32 @@ def lines(evidence: Evidence, one: Table) -> Iterator[str]:
     names = [name for name in names if any(row_of(name, column) for column in columns)]
     if not columns:
         return
-    counts = sorted({row.n for name in names for column in columns if (row := row_of(name, column)) is not None})
+    shown_rows = [row for name in names for column in columns if (row := row_of(name, column)) is not None]
+    # A figure of a whole run, such as CPU time, has no units to count.
+    counts = sorted({row.n for row in shown_rows if row.low is not None} or {row.n for row in shown_rows})
     yield f"{one.title}, n = {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))}:\n"
     units = {}
     for column in columns:
         unit = next(row.unit for name in names if (row := row_of(name, column)) is not None)
         units[column] = "%" if unit == "share" else unit
     heads = [f"{column} %" if one.by == "metric" else f"{column} [{units[column]}]" for column in columns]
+    heads += [f"{one.seeds} by seed"] if one.seeds else []
     yield f"| {one.by} | " + " | ".join(heads) + " |"
-    yield "|---" * (len(columns) + 1) + "|"
+    yield "|---" * (len(heads) + 1) + "|"
     for name in names:
         shown = re.sub(r"^short_|_\{\}$", "", name)
-        yield f"| {shown} | " + " | ".join(cell(row_of(name, column)) for column in columns) + " |"
+        cells = [cell(row_of(name, column)) for column in columns]
+        cells += [by_seed(row_of(name, one.seeds))] if one.seeds else []
+        yield f"| {shown} | " + " | ".join(cells) + " |"
     yield ""
+
+
+def by_seed(row: Row | None) -> str:
+    """A figure of each seed."""
+    if row is None:
+        return ""
+    scale = 100.0 if row.unit == "share" else 1.0
+    return ", ".join(f"{scale * value:.1f}" for value in row.by_seed)
 
 
 if __name__ == "__main__":

@@ -279,3 +279,17 @@ def test_a_seed_without_samples_or_another_unit_is_an_error():
         samples.add("bb", "success", 0, ["a"], [1.0])
     with pytest.raises(InputError, match="steps"):
         samples.add("bb", "success", 1, ["a"], [1.0], unit="steps")
+
+
+def test_a_mean_of_values_within_0_and_1_has_an_interval_although_all_are_alike():
+    samples = Samples((0,))
+    samples.add("foreworld", "success", 0, [f"s{n}" for n in range(50)], np.ones(50), how="bounded")
+    samples.add("nothing", "success", 0, [f"s{n}" for n in range(50)], np.linspace(0.0, 1.0, 50), how="bounded")
+    sure, spread = samples.rows()
+    assert sure.value == sure.high == 1.0 and sure.low == pytest.approx(0.9287, abs=1e-4)
+    resampled = cluster_bootstrap(np.linspace(0.0, 1.0, 50), [f"s{n}" for n in range(50)])
+    assert spread.value == pytest.approx(0.5) and spread.low < resampled.low and spread.high > resampled.high
+    beyond = Samples((0,))
+    beyond.add("foreworld", "success", 0, ["a", "b"], [0.5, 1.5], how="bounded")
+    with pytest.raises(InputError, match="within 0 to 1"):
+        beyond.rows()

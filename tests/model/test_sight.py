@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from tests.model.test_latent_model import SIDE, config, frames, history, schema
 
 from foreworld.errors import InputError
-from foreworld.model.latent_loss import MOVING, Clips, LatentLearner, LatentLossConfig
+from foreworld.model.latent_loss import Clips, LatentLearner, LatentLossConfig
 from foreworld.model.latent_model import LatentModel
 from foreworld.model.sight import SPACING, Sight
 from foreworld.model.vision import SPREAD, PointEncoder
@@ -129,6 +129,16 @@ def test_a_point_that_stands_still_within_episodes_is_asked_to_move():
     learner = LatentLearner(made, LatentLossConfig(within=1.0, move=1.0), group=4)
     still = Clips(frames(2).repeat_interleave(12, 0).reshape(8, 3, SIDE, SIDE, 3), torch.randn(8, 2, 2, 2))
     parts = learner.loss(still, torch.Generator().manual_seed(0))
-    assert parts["move"].item() == pytest.approx(MOVING, abs=2e-3)
+    assert parts["move"].item() == pytest.approx(learner.config.moving, abs=2e-3)
     # However different episodes are, that is no movement.
     assert made.embed(frames(2)).std(0).mean().item() > 0.0
+
+
+def test_what_moves_enough_is_not_stretched():
+    torch.manual_seed(0)
+    made = LatentModel(schema(), config(kind="points", width=4, sight=1))
+    learner = LatentLearner(made, LatentLossConfig(within=1.0, move=1.0), group=4)
+    clips = Clips(frames(24).reshape(8, 3, SIDE, SIDE, 3), torch.randn(8, 2, 2, 2))
+    spread = 2.0 * learner.config.moving / made.embed(clips.frames).reshape(2, 12, 4).var(1).mean(0).sqrt()
+    made.embed = lambda frames: spread * LatentModel.embed(made, frames)
+    assert learner.loss(clips, torch.Generator().manual_seed(0))["move"].item() == 0.0

@@ -92,6 +92,19 @@ def test_a_way_that_one_member_denies_is_none():
     assert imagine_ways(Divided(), places, now, around, goals).left(now).tolist() == [[False, True]]
 
 
+class Held(Exact):
+    """Whatever is done, nobody gets anywhere: by a tenth of a block at most."""
+
+    def step(self, latents, actions, around):
+        return latents + 0.1 * STRIDE * actions[:, 0]
+
+
+def test_who_is_held_gets_nowhere_by_rounding(places):
+    around, goals, now = torch.ones(1, 1, 1, 1), torch.tensor([[[1.0, -1.0]]]), torch.tensor([[0.5, -1.0]])
+    found = imagine_ways(Held(), places, now, around, goals)
+    assert found.left(now).tolist() == [[False]] and (found.onwards[0, 0] < UNREACHED).sum() == 3
+
+
 def test_a_goal_that_is_missing_is_not_reached(places):
     around, goals = torch.ones(1, 1, 1, 1), torch.tensor([[[1.0, 0.0], [torch.nan, torch.nan]]])
     found = imagine_ways(Exact(), places, torch.tensor([[0.5, 0.0]]), around, goals)

@@ -20,7 +20,7 @@ from foreworld.evidence.statistics import (
     wilson,
 )
 
-How = Literal["mean", "rms", "max", "wilson"]
+How = Literal["mean", "rms", "max", "wilson", "bounded"]
 
 
 @dataclass
@@ -79,8 +79,10 @@ class Samples:
             unit: of the pooled value.
             weights: `[n]`, such as the number of errors that a mean is over.
             how: `mean`; `rms`, the root of the mean of the *squared* errors given; `max` over seeds of the seed's mean,
-                which has no interval; or `wilson`, a share of subjects that are each there once, which succeed (1)
-                or do not (0): where nobody fails, resampling them would give an interval without width.
+                which has no interval; `wilson`, a share of subjects that are each there once, which succeed (1) or
+                do not (0): where nobody fails, resampling them would give an interval without width; or `bounded`, a
+                mean of subjects that are each there once with values within 0 to 1, with the interval of `wilson`,
+                which is too wide for it, as no such values vary more than those that are 0 or 1.
 
         Raises:
             InputError: an unknown seed, arm, group or metric, a value that is not finite, shapes that disagree, a
@@ -186,9 +188,11 @@ class Samples:
             found = Interval(max(by_seed), np.nan, np.nan)
         else:
             found = cluster_bootstrap(values, subjects, weights=weights, transform=change, repeats=repeats, seed=seed)
-        if pool.how == "wilson":
-            if n != len(values) or not np.isin(values, (0.0, 1.0)).all():
+        if pool.how in ("wilson", "bounded"):
+            if n != len(values) or (pool.how == "wilson" and not np.isin(values, (0.0, 1.0)).all()):
                 raise InputError(f"{metric} of {arm} is to be a share of subjects who are there once, each 0 or 1")
+            if not ((values >= 0.0) & (values <= 1.0)).all():
+                raise InputError(f"{metric} of {arm} is to lie within 0 to 1")
             found = wilson(float(values.sum()), n)
         sure = pool.how != "max" and n > 1
         return Row(

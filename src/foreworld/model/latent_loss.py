@@ -26,8 +26,6 @@ from foreworld.model.eyes import Seen
 from foreworld.model.latent_model import LatentModel
 from foreworld.model.regularizers import sigreg, vicreg
 
-MOVING = 0.5  # standard deviation within an episode that `move` asks for
-
 
 class LatentLossConfig(Options):
     """Weights of the loss.
@@ -38,9 +36,10 @@ class LatentLossConfig(Options):
         regulariser: `sigreg`, `vicreg`, or `none`.
         within: Share of the latent's dimensions that are regularised within episodes besides; 0 leaves it out, and
             with 1 they are regularised within episodes alone.
-        move: Of by how much the standard deviation within an episode falls short of 1/2, of the dimensions regularised
-            within episodes (the variance term of VICReg, Bardes, Ponce and LeCun 2022): a point of attention that
-            stands still there has found nothing.
+        move: Of by how much the standard deviation within an episode falls short of `moving`, of the dimensions
+            regularised within episodes (the variance term of VICReg, Bardes, Ponce and LeCun 2022): a point of
+            attention that stands still there has found nothing.
+        moving: That standard deviation. It should be less than what moves has: what asks for more stretches places.
         slow: Of how much the other dimensions vary within an episode: they are left for what lasts, such as where a
             door is. That matters seldom, and without this it is left out for more of what moves.
         inverse: Of the head that tells actions from latents; 0 leaves it out.
@@ -58,6 +57,7 @@ class LatentLossConfig(Options):
     regulariser: Literal["sigreg", "vicreg", "none"] = "sigreg"
     within: float = Field(default=0.0, ge=0, le=1)
     move: float = Field(default=0.0, ge=0)
+    moving: float = Field(default=0.2, gt=0)
     slow: float = Field(default=0.0, ge=0)
     inverse: float = Field(default=0.0, ge=0)
     reconstruct: float = Field(default=0.0, ge=0)
@@ -144,7 +144,7 @@ class LatentLearner(nn.Module):
         if config.move:
             inside = self._episodes(latents[..., : round(config.within * width)])
             spread = (inside.var((1, 2)).mean(0) + 1e-6).sqrt()
-            parts["move"] = nn.functional.relu(MOVING - spread).mean()
+            parts["move"] = nn.functional.relu(config.moving - spread).mean()
             total = total + config.move * parts["move"]
         if config.slow:
             lasting = self._episodes(latents[..., round(config.within * width) :])

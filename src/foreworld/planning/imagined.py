@@ -29,6 +29,7 @@ from foreworld.planning.hierarchy import UNREACHED, Towards, Waypoints, centres_
 FILE = "places.safetensors"
 ENDS = 3  # places that a move may end at
 WITHIN = 0.5  # blocks from where it ends
+STILL = 0.25  # blocks; who is led less far was held by something, and places around are not reached by rounding
 MOVED = 0.1  # share of the most that any number of the latent is moved by actions
 LEAST = 0.06  # share of one's own among those alike (`Sight.present`) from which on somebody could be there
 
@@ -144,11 +145,13 @@ def _of_one(
     free &= ~barred
     moves = _moves(len(model.centre))
     ends = places.counted(model.fan(nodes + still, moves[:, None].expand(-1, model.block, -1), around))
+    held = (ends - nodes[:, None]).norm(dim=-1) < STILL * places.pace
     half = 0.5 * nodes.pow(2).sum(-1)
     best, at = (ends @ nodes.T - half).topk(min(ENDS, len(nodes)), dim=-1)
     # The worst of the ensemble is believed: a way that one member denies is none.
     away = (ends.pow(2).sum(-1, keepdim=True) - 2.0 * best).clamp(min=0.0).sqrt() / places.pace
-    away = torch.where((away <= WITHIN) & free[at] & free[None, :, None, None], away, UNREACHED)
+    leads = (away <= WITHIN) & ~held[..., None] & free[at] & free[None, :, None, None]
+    away = torch.where(leads, away, UNREACHED)
     shut = torch.where(free, 0.0, UNREACHED)
     ways = []
     for goal in goals:

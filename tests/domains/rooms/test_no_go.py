@@ -1,12 +1,17 @@
 """The protocol of zones that must not be entered, on a model that has learned next to nothing."""
 
 import numpy as np
+import pytest
 from tests.domains.rooms.test_sighted import TINY
 
 from foreworld.domains.rooms import no_go
 from foreworld.domains.rooms.calibrate import CalibrateRoomsConfig
+from foreworld.domains.rooms.loop import Planned
+from foreworld.domains.rooms.prepare import prepare
 from foreworld.domains.rooms.protocols import PROTOCOLS, TWO_ROOMS_SIGHTED
 from foreworld.domains.rooms.scene import RoomsConfig
+from foreworld.domains.rooms.zones import Zones
+from foreworld.errors import InputError
 from foreworld.evidence.protocol import Request
 
 CONFIG = no_go.NoGoConfig(
@@ -27,6 +32,16 @@ def test_every_arm_runs_and_scenes_are_told_apart_by_whether_a_way_is_left(tmp_p
     assert found["foreworld", "entered", "all"].value == 0.0
     assert 0.0 <= found["foreworld", "refused_throughout", "shut"].value <= 1.0
     assert ("straight_line", "refusals", "all") not in found
+
+
+def test_a_zone_is_watched_for_as_many_blocks_as_are_asked_for(tmp_path):
+    prepared = prepare(tmp_path / "made", CONFIG.recipe, seed=0, progress="none")
+    zones = Zones(np.zeros((1, 2), np.float32), np.ones((1, 2), np.float32))
+    points = prepared.model.config.grid.points
+    assert Planned(prepared, horizon=3, watched=1).rail(zones).horizon == points[0]
+    assert Planned(prepared, horizon=3).rail(zones).horizon == points[2]
+    with pytest.raises(InputError, match="of 3 blocks that are planned 4 cannot be watched"):
+        Planned(prepared, horizon=3, watched=4).rail(zones)
 
 
 def test_the_protocol_is_that_of_the_settings():

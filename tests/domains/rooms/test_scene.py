@@ -134,6 +134,16 @@ def test_a_scene_does_not_depend_on_which_others_are_beside_it(config):
     np.testing.assert_array_equal(together.goal_frames()[1], alone.goal_frames()[0])
 
 
+def test_a_narrow_view_shows_the_middle_larger_and_a_wide_one_more_than_the_scene():
+    seen = {view: Scenes(RoomsConfig(view=view), [3]).reset()[0] for view in (0.5, 1.0, 2.0)}
+    middle = seen[1.0][16:48, 16:48]
+    np.testing.assert_array_equal(seen[0.5], middle.repeat(2, 0).repeat(2, 1))
+    np.testing.assert_array_equal(seen[2.0][16:48, 16:48], seen[1.0][1::2, 1::2])
+    np.testing.assert_array_equal(seen[2.0][:16, 20], seen[2.0][16, 20][None].repeat(16, 0))
+    with pytest.raises(InputError, match="view of 3 sides"):
+        Camera(Scenes(RoomsConfig(), [3]).layouts, 64, view=3.0)
+
+
 def test_colours_are_those_asked_for():
     scenes = Scenes(RoomsConfig(frame=224, agent_colour=(0, 200, 0), wall_colour=(9, 9, 9)), [0])
     frame = scenes.place(one(40.0, 150.0), one(180.0, 60.0))[0]

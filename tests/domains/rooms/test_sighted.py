@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from foreworld.domains.rooms.film import HOLD, record, save_film
+from foreworld.domains.rooms.film import HOLD, SHOWN, record, save_film
 from foreworld.domains.rooms.loop import Planned, run_scenes
 from foreworld.domains.rooms.prepare import prepare
 from foreworld.domains.rooms.protocols import PROTOCOLS, RANDOM, SIGHTED, TASKS, arms_of
@@ -59,10 +59,19 @@ def test_a_film_shows_each_step_and_the_end(tiny, tmp_path):
     reel = record(Planned(tiny, by="imagined"), placed(2), 4)
     assert len(reel.shots) == 4 + HOLD and reel.shots[0].imagined.shape == (2, 3, 2)
     assert np.isfinite(reel.shots[0].imagined).all() and np.isnan(reel.shots[-1].imagined).all()
+    candidates = reel.shots[0].candidates
+    assert candidates.shape == (2, SHOWN, 3, 2) and np.isfinite(candidates).all()
+    assert (candidates[:, 1:] != candidates[:, :1]).any((1, 2, 3)).all()
     save_film(tmp_path / "new" / "film.gif", dataclasses.replace(reel, zones=zones))
     with Image.open(tmp_path / "new" / "film.gif") as film:
         # Pillow merges frames of the end that are all the same.
         assert film.n_frames >= 5 and film.size[0] == 2 * 192
+
+
+def test_to_be_filmed_changes_nothing(tiny):
+    filmed = record(Planned(tiny, by="imagined", seed=2), placed(2), 5)
+    path = run_scenes(Planned(tiny, by="imagined", seed=2), placed(2), 5).path
+    np.testing.assert_array_equal(np.stack([shot.position for shot in filmed.shots[:6]]), path)
 
 
 def test_arms_are_those_that_the_recipe_allows():
@@ -78,3 +87,4 @@ def test_a_protocol_films_its_first_scenes(tiny, tmp_path, monkeypatch):
     config = TASKS["random-layout"][1].model_copy(update={"budget": 3})
     path = module.film_of("random-layout", config, Request(seeds=(3,)), tmp_path)
     assert path.is_file() and PROTOCOLS["rooms/random-layout"].film is not None
+    assert (tmp_path / "random-layout-3-probe.png").read_bytes().startswith(b"\x89PNG")

@@ -157,14 +157,15 @@ class Watcher:
     def _carried_out(self, rows: np.ndarray, zones: Zones) -> dict[str, np.ndarray]:
         """Plans of these scenes: predicted and true least distance from the zone, of those that were plans."""
         chosen, block = self.player.last.decisions.chosen, self.player.prepared.model.block
-        least, scale = self.player.rail(Zones(zones.low[rows], zones.high[rows])).predicted(chosen.forecast)
+        rail = self.player.rail(Zones(zones.low[rows], zones.high[rows]))
+        least, scale = rail.predicted(chosen.forecast)
         kept = chosen.feasible[:, 0].numpy()
         mine, plans = rows[kept], chosen.blocks[:, 0].numpy()[kept]
         layouts, place = self.scenes.layouts.select(mine), self.scenes.position[mine]
         ends = Zones(zones.low[mine], zones.high[mine])
         radius, speed = (np.full(len(mine), size, np.float32) for size in (self._config.radius, self._config.speed))
         true = np.full(len(mine), np.inf, dtype=np.float32)
-        for k in range(plans.shape[1]):
+        for k in range(rail.horizon // block):
             for _ in range(block):
                 place = move(layouts, place, plans[:, k], radius, speed)
                 true = np.minimum(true, ends.distance(place))

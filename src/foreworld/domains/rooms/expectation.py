@@ -243,10 +243,11 @@ def above(strange: np.ndarray, usual: np.ndarray) -> np.ndarray:
 
 
 def add_samples(samples: Samples, job: Job, found: Found) -> None:
-    """What was found in a seed; intervals resample the strange episodes."""
+    """What was found in a seed; intervals are over the strange episodes."""
 
     def add(metric: str, values: np.ndarray) -> None:
-        samples.add(job.arm, metric, job.seed, [f"{job.seed}/{n}" for n in range(len(values))], values.astype(float))
+        names = [f"{job.seed}/{n}" for n in range(len(values))]
+        samples.add(job.arm, metric, job.seed, names, values.astype(float), how="bounded")
 
     add("auroc_teleport", above(found.teleport, found.usual))
     add("auroc_crossing", above(found.crossing, np.concatenate([found.held, found.usual])))

@@ -136,6 +136,8 @@ class Planned:
         seed: Of the search.
         zones: Where nobody may be, one box a scene; needs waypoints.
         risk: That a plan enters, as claimed.
+        watched: Blocks from now on in which a plan must keep out; all that are planned if None. Who can stop at once
+            needs one alone, and the nearer moments are foreseen best.
     """
 
     prepared: Prepared
@@ -147,6 +149,7 @@ class Planned:
     seed: int = 0
     zones: Zones | None = None
     risk: float = 0.01
+    watched: int | None = None
 
     def begin(self, scenes: Scenes, frames: ByteArray) -> None:
         """Look at the goals' frames."""
@@ -189,7 +192,10 @@ class Planned:
 
     def rail(self, zones: Zones) -> KeepOut:
         """The guardrail of zones, one box a scene."""
-        return keep_out(*zones.corners(), self.prepared.model.config.grid.points[self.horizon - 1], self.risk)
+        blocks = self.horizon if self.watched is None else self.watched
+        if not 1 <= blocks <= self.horizon:
+            raise InputError(f"of {self.horizon} blocks that are planned {blocks} cannot be watched")
+        return keep_out(*zones.corners(), self.prepared.model.config.grid.points[blocks - 1], self.risk)
 
     def _task(self) -> GoTo:
         """The task of the scenes that go on."""

@@ -45,6 +45,7 @@ class NoGoConfig(Options):
         by: How far a goal is.
         horizon: Blocks that are planned ahead.
         risk: That a plan enters, as claimed.
+        watched: Blocks of a plan that must keep out: an agent that stops at once can always stay outside after them.
     """
 
     rooms: RoomsConfig = RoomsConfig()
@@ -56,6 +57,7 @@ class NoGoConfig(Options):
     by: By = "imagined"
     horizon: int = 3
     risk: float = 0.01
+    watched: int = 1
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,9 @@ def run_job(job: Job) -> Kept:
     player: Player = StraightLine()
     if job.arm != "straight_line":
         prepared = prepare(job.folder, config.recipe, seed=job.seed, progress="none")
-        player = Planned(prepared, horizon=config.horizon, by=config.by, seed=job.seed, risk=config.risk)
+        player = Planned(
+            prepared, horizon=config.horizon, by=config.by, seed=job.seed, risk=config.risk, watched=config.watched
+        )
         if job.arm == "foreworld":
             calibration = calibrate_rooms(player, config.rooms, config.calibrate, seed=job.seed)
             player = replace(player, calibration=calibration)

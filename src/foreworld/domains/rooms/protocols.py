@@ -28,6 +28,7 @@ from foreworld.evidence.protocol import Protocol, Request
 from foreworld.evidence.rows import NAMES, Names, Row
 from foreworld.evidence.sampled import run_sampled
 from foreworld.evidence.samples import Samples
+from foreworld.learning.figure_probe import draw_probe, read_log
 from foreworld.learning.fit import FitConfig
 from foreworld.learning.latent import TrainLatentConfig
 from foreworld.model.latent_loss import LatentLossConfig
@@ -83,7 +84,7 @@ SIGHTED = RoomsRecipe(
     places=1500,
     train=TrainLatentConfig(
         model=LatentConfig(quantities=PLACE, grid=BLOCKS, kind="points", width=8, sight=4),
-        loss=LatentLossConfig(regular=0.005, within=1.0, inverse=1.0, noise=0.03),
+        loss=LatentLossConfig(regular=0.005, within=1.0, move=1.0, inverse=1.0, noise=0.03),
         fit=FitConfig(steps=1000, lr=2e-3, warmup=40, floor=0.0, weight_decay=1e-3, threads=1),
         group=8,
         split=SPLIT,
@@ -168,7 +169,7 @@ def _filmer(name: str, config: ReachConfig) -> Callable[[Request, Path], Path]:
 
 
 def film_of(name: str, config: ReachConfig, request: Request, folder: Path) -> Path:
-    """Film the first scenes of the first seed, as `foreworld` goes through them."""
+    """Film the first scenes of the first seed, as `foreworld` goes through them, and draw what its model sees."""
     recipe, seed = config.recipe.quick() if request.quick else config.recipe, request.seeds[0]
     place = runs() / recipe.key(seed)
     prepared = prepare(place, recipe, seed=seed, progress="none", report=request.tell)
@@ -180,6 +181,7 @@ def film_of(name: str, config: ReachConfig, request: Request, folder: Path) -> P
     assert isinstance(player, Planned)
     path = folder / f"{name}-{seed}.gif"
     save_film(path, record_film(player, scenes, config.budget))
+    draw_probe(folder / f"{name}-{seed}-probe.png", prepared.diagnosis, read_log(place / "model"))
     return path
 
 

@@ -56,11 +56,14 @@ class Camera:
         layouts: Of the N scenes.
         size: Side of a frame in pixels: that of the layouts, or a smaller one.
         looks: Of all scenes, or one a scene.
+        view: Share of the scene's side that is seen about its middle, px taken from the nearest; beyond the scene is
+            what is at its edge.
     """
 
     layouts: Layouts
     size: int
     looks: tuple[Appearance, ...] = (Appearance(),)
+    view: float = 1.0
     _full: ByteArray = field(init=False, repr=False)
     _small: ByteArray = field(init=False, repr=False)
     _which: npt.NDArray[np.int64] = field(init=False, repr=False)
@@ -69,6 +72,8 @@ class Camera:
         count, full = len(self.layouts), self.layouts.size
         if len(self.looks) not in (1, count):
             raise InputError(f"give one appearance, or one for each of the {count} scenes, not {len(self.looks)}")
+        if not 0 < self.view <= 2:
+            raise InputError(f"a view of {self.view:g} sides of the scene cannot be painted; give above 0 to 2")
         if not 0 < self.size <= full:
             raise InputError(f"frames of {self.size} px cannot be made from scenes of {full} px; give 1 to {full}")
         parts = (self.layouts.axis, self.layouts.centre, self.layouts.door, self.layouts.width)
@@ -100,6 +105,10 @@ class Camera:
             if place is not None:
                 discs[:, k, :2], discs[:, k, 2], discs[:, k, 3:] = place, radius, np.array(colours, dtype=np.float32)
         _blend(frames, self._full, self._small, self._which, discs, *_shares(self.layouts.size, self.size))
+        if self.view != 1.0:
+            seen = 0.5 + self.view * ((np.arange(self.size) + 0.5) / self.size - 0.5)
+            nearest = np.clip((seen * self.size).astype(int), 0, self.size - 1)
+            frames[:] = frames[:, nearest[:, None], nearest]
         return frames
 
 

@@ -44,6 +44,7 @@ class RoomsConfig(Options):
         agent_colour: And so on: as in `Appearance`.
         wall_colour: Of walls.
         background_colour: Of the floor.
+        view: Share of the scene's side that is seen, as in `Camera`.
     """
 
     layout: Literal["two_rooms", "random_two_rooms", "maze"] = "two_rooms"
@@ -59,6 +60,7 @@ class RoomsConfig(Options):
     agent_colour: tuple[int, int, int] = (255, 0, 0)
     wall_colour: tuple[int, int, int] = (0, 0, 0)
     background_colour: tuple[int, int, int] = (255, 255, 255)
+    view: float = Field(default=1.0, gt=0, le=2)
 
     def layouts(self, generators: Sequence[np.random.Generator]) -> Layouts:
         """One layout a generator."""
@@ -117,7 +119,8 @@ class Scenes:
         count = len(self.seeds)
         self._radius = np.full(count, self.config.radius, dtype=np.float32)
         self._speed = np.full(count, self.config.speed, dtype=np.float32)
-        self.camera = Camera(self.layouts, min(self.config.frame, self.layouts.size), (self.config.look,))
+        side = min(self.config.frame, self.layouts.size)
+        self.camera = Camera(self.layouts, side, (self.config.look,), self.config.view)
         self.position = self.goal = np.zeros((count, 2), dtype=np.float32)
         self.other = np.full((count, 2), np.nan, dtype=np.float32)
         self._drift = np.zeros((count, 2), dtype=np.float32)

@@ -38,6 +38,8 @@ FACTORS: dict[str, dict[str, Any]] = {
     "agent_small": {"radius": 0.75},
     "agent_large": {"radius": 1.5},
     "agent_slow": {"speed": 0.75},
+    "view_narrow": {"view": 0.9},
+    "view_wide": {"view": 1.1},
 }
 METRICS = ("success", "flagged", "refusals", "steps_to_goal")
 
@@ -78,7 +80,7 @@ class Job:
 def varied(rooms: RoomsConfig, factor: str) -> RoomsConfig:
     """Scenes under a factor."""
     changed = {
-        name: value * getattr(rooms, name) if name in ("radius", "speed") else value
+        name: value * getattr(rooms, name) if name in ("radius", "speed", "view") else value
         for name, value in FACTORS[factor].items()
     }
     return rooms.model_copy(update=changed)
