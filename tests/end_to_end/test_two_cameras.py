@@ -13,14 +13,16 @@ from foreworld.agent.agent import ACTORS, Actor, Agent
 from foreworld.agent.calibrate import fit_novelty
 from foreworld.agent.configurator import Configurator
 from foreworld.cli.app import INPUT
+from foreworld.conformance import check_world_model
 from foreworld.domains.rooms.task import STANDARD, Reach
 from foreworld.episodes import EpisodeStore, fit_statistics
-from foreworld.errors import InputError, SchemaError
+from foreworld.errors import ConformanceError, InputError, SchemaError
 from foreworld.forecast.forecaster import Calibration, Forecaster
 from foreworld.learning.clips import ClipStream, labelled_frames
 from foreworld.learning.diagnose import diagnose
 from foreworld.learning.fit import FitConfig
 from foreworld.learning.latent import TrainLatentConfig, train_latent
+from foreworld.model.belief import History
 from foreworld.model.checkpoint import load_as
 from foreworld.model.interface import familiar
 from foreworld.model.latent_loss import LatentLossConfig
@@ -104,6 +106,16 @@ def test_what_was_learned_is_looked_at_and_loads_to_the_same_bits(store, trained
         assert torch.equal(again.embed(seen), model.embed(seen))
 
 
+def test_it_keeps_the_contract_of_a_world_model_but_for_what_it_does_not_see(store, trained):
+    data = EpisodeStore.open(store)
+    history = History.from_episodes(data.schema, [data.episode(i) for i in data.episodes_of("default/check")])
+    with pytest.raises(ConformanceError) as found:
+        check_world_model(load_as(LatentModel, trained[0]), history)
+    # A latent is of what is seen: neither what was done last nor the label x is.
+    first, second = found.value.findings
+    assert "uses the last action done" in first and "missing x to differ" in second
+
+
 def test_an_agent_decides_and_its_belief_is_that_of_its_memory(store, trained):
     model = load_as(LatentModel, trained[0])
     data = EpisodeStore.open(store)
@@ -133,6 +145,7 @@ def test_an_agent_whose_camera_fails_makes_no_plan(store, trained):
     now["right"] = now["right"].astype(np.float32)
     now["right"][1] = np.nan
     step = agent.decide(1.0, now)
+    assert step.actors[0] == ACTORS.index(Actor.planner)
     assert step.actors[1] != ACTORS.index(Actor.planner) and (step.actions[1] == 0.0).all()
 
 
