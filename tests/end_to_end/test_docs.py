@@ -86,6 +86,16 @@ def test_the_page_on_own_data_runs(place, capsys):
     assert (place / "runs" / "walks-model" / "model.safetensors").is_file()
 
 
+def test_the_page_on_encoders_runs_and_says_what_was_not(place, capsys):
+    page = ROOT / "docs" / "encoders.md"
+    for text in blocks(page, "python"):
+        exec(compile(text, page.name, "exec"), {})
+    assert "x read, R2" in capsys.readouterr().out
+    for text in blocks(page, "py"):
+        assert text.startswith("# not run here: no weights on this machine")
+        compile(text, page.name, "exec")
+
+
 def test_the_example_of_the_api_page_runs(place, capsys):
     for text in blocks(ROOT / "docs" / "api.md", "python"):
         exec(compile(text, "api.md", "exec"), {})

@@ -9,7 +9,7 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from foreworld.episodes import Channel, EpisodeStore, Schema, fit_statistics
+from foreworld.episodes import Channel, Episode, EpisodeStore, Schema, WindowReader, fit_statistics
 from foreworld.episodes.files import one_writer
 from foreworld.errors import ForeworldError, FormatError, InputError, SchemaError
 
@@ -322,3 +322,29 @@ def test_every_error_is_one_of_ours(tmp_path):
     assert issubclass(FormatError, ForeworldError) and issubclass(SchemaError, InputError)
     with pytest.raises(ValueError, match="shape"):
         Schema(name="x", step=1, channels=(Channel(name="a", role="observation", shape=(0,)),))
+
+
+def test_depth_of_16_bits_with_holes_is_kept_and_a_map_is_missing_only_where_all_of_it_is(tmp_path):
+    depth = {"role": "observation", "kind": "depth", "shape": (2, 2), "low": 0}
+    schema = Schema(
+        name="depth",
+        step=1.0,
+        channels=(
+            Channel(name="metres", unit="m", high=4, **depth),
+            Channel(name="millimetres", unit="mm", high=4000, dtype="uint16", **depth),
+            Channel(name="move", role="action"),
+        ),
+    )
+    metres = np.ones((3, 2, 2), np.float32)
+    metres[0, 0, 0], metres[1] = np.nan, np.nan
+    values = {"metres": metres, "millimetres": np.nan_to_num(1000 * metres), "move": np.zeros(2, np.float32)}
+    store = EpisodeStore.create(tmp_path / "store", schema)
+    store.append([Episode("a", np.arange(3.0), values)])
+    found = store.episode(0)
+    assert found.values["millimetres"].dtype == np.uint16 and found.values["millimetres"][0, 0, 1] == 1000
+    np.testing.assert_array_equal(found.values["metres"], metres)
+    assert schema["metres"].measured(found.values["metres"]).tolist() == [True, False, True]
+    batch = next(WindowReader(store, 2, seed=0, batch_size=1))
+    assert batch.masks["metres"].tolist() == [[True, False, True]]
+    with pytest.raises(InputError, match=r"millimetres"):
+        store.append([Episode("b", np.arange(3.0), values | {"millimetres": np.full((3, 2, 2), 70_000)})])

@@ -23,7 +23,7 @@ from foreworld.agent.record import Recorder, keys_of
 from foreworld.episodes.schema import Role
 from foreworld.errors import InputError
 from foreworld.forecast.forecaster import Forecaster
-from foreworld.model.interface import Believed
+from foreworld.model.interface import Believed, Recalling
 from foreworld.planning.pack import Pack
 from foreworld.planning.plan import Plan, Reason, Refusal, amounts
 from foreworld.planning.planners.base import Decisions, Planner, Problem
@@ -156,7 +156,9 @@ class Agent:
             SchemaError: A static is missing.
             InputError: A static is out of its bounds.
         """
-        self.memory = Memory(self.forecaster.model.schema, subjects, statics)
+        model = self.forecaster.model
+        frames = model.stack if isinstance(model, Recalling) else 1
+        self.memory = Memory(model.schema, subjects, statics, frames=frames)
         self.monitor = Monitor(len(self.memory.subjects), self.forecaster.calibration.monitor)
         self.belief, self._previous = None, None
 

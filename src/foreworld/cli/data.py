@@ -86,9 +86,9 @@ def inspect(path: Path, *, as_json: Annotated[bool, Parameter(name="--json", neg
             text = json.dumps(summary(path), indent=1) if as_json else describe(path)
         say(text)
     elif (path / "config.json").is_file():
-        from foreworld.model.checkpoint import load_any, read_extra
+        from foreworld.model.checkpoint import check, read_extra
 
-        load_any(path)
+        check(path)
         say(json.dumps(read_extra(path), indent=1) if as_json else (path / "README.md").read_text("utf-8").rstrip())
     elif (path / "log.jsonl").is_file():
         from foreworld.agent.audit import verify

@@ -104,8 +104,8 @@ class Channel(BaseModel):
     @field_validator("dtype")
     @classmethod
     def _known_dtype(cls, value: str) -> str:
-        if value not in {"float32", "float64", "uint8", "int32", "int64", "bool"}:
-            raise ValueError(f"dtype {value!r} is not one of float32, float64, uint8, int32, int64, bool")
+        if value not in {"float32", "float64", "uint8", "uint16", "int32", "int64", "bool"}:
+            raise ValueError(f"dtype {value!r} is not one of float32, float64, uint8, uint16, int32, int64, bool")
         return value
 
     @model_validator(mode="after")
@@ -145,12 +145,14 @@ class Channel(BaseModel):
             values: [..., *shape] with any number of leading axes (none, time, or batch and time).
 
         Returns:
-            Flags over the leading axes; a value of which any part is NaN counts as missing.
+            Flags over the leading axes; a value of which any part is NaN counts as missing, of depth one of which
+            every part is: a depth map has holes.
         """
         lead = values.shape[: values.ndim - len(self.shape)]
         if values.dtype.kind != "f":
             return np.ones(lead, dtype=bool)
-        present: np.ndarray = ~np.isnan(values).reshape(*lead, self.size).any(axis=-1)
+        gone = np.isnan(values).reshape(*lead, self.size)
+        present: np.ndarray = ~(gone.all(axis=-1) if self.kind is Kind.depth else gone.any(axis=-1))
         return present
 
     def cast(self, values: np.ndarray, *, where: str = "") -> np.ndarray:

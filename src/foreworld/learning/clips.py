@@ -1,4 +1,4 @@
-"""Clips of video and actions from a store, as a latent model reads them."""
+"""Clips of what is seen and done from a store, as a latent model reads them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch import Tensor
 from foreworld.episodes import EpisodeStore, WindowReader
 from foreworld.episodes.schema import Role
 from foreworld.episodes.windows import WindowBatch
+from foreworld.errors import InputError
+from foreworld.model.eyes import Seen
 from foreworld.model.latent_loss import Clips
 from foreworld.model.latent_model import LatentModel
 
@@ -20,7 +22,7 @@ class ClipStream:
 
     Args:
         store: Of episodes.
-        model: Whose video channel, block and scale of actions.
+        model: Whose channels, block and scale of actions.
         split: Part of the store.
         frames: Frames a clip.
         clips: Clips a batch.
@@ -34,25 +36,33 @@ class ClipStream:
     def __init__(
         self, store: EpisodeStore, model: LatentModel, split: str, *, frames: int, clips: int, seed: int, group: int = 1
     ) -> None:
-        self._names, self._model = store.schema.names(Role.action), model
+        self._names, self._model, self._frames = store.schema.names(Role.action), model, frames
+        # Where a latent is made of several moments, those before the first frame are read, too.
+        self._before = model.stack - 1
         self._reader = WindowReader(
             store,
-            model.block * (frames - 1),
+            model.block * (frames - 1) + self._before,
             seed=seed,
             batch_size=clips,
             split=split,
-            channels=(model.config.frames, *self._names),
-            every=model.block,
+            channels=(*model.config.channels, *self._names),
+            every=1 if self._before else model.block,
             clips=group,
         )
 
     def next(self) -> Clips:
-        """The next batch."""
+        """The next batch.
+
+        Raises:
+            InputError: A frame of a camera is missing.
+        """
         batch = next(self._reader)
-        acted = np.stack([batch.values[name] for name in self._names], axis=-1)
+        acted = np.stack([batch.values[name] for name in self._names], axis=-1)[:, self._before :]
         blocks = acted.reshape(len(acted), -1, self._model.block, len(self._names))
         actions = (torch.from_numpy(blocks).float() - self._model.centre) / self._model.reach
-        return Clips(torch.from_numpy(batch.values[self._model.config.frames]), actions)
+        apart = self._model.block if self._before else 1
+        moments = self._before + apart * np.arange(self._frames)
+        return Clips(seen_at(self._model, batch, moments), actions)
 
     def state_dict(self) -> dict[str, Any]:
         """State of the draw."""
@@ -63,6 +73,37 @@ class ClipStream:
         self._reader.load_state_dict(state)
 
 
+def seen_at(model: LatentModel, batch: WindowBatch, moments: np.ndarray) -> Tensor | Seen:
+    """What a model sees at moments [F] of windows: frames [B, F, H, W, C] of its only camera, or of all channels.
+
+    Raises:
+        InputError: A frame of a camera is missing: what was not seen cannot be learned from.
+    """
+    config = model.config
+    for name in config.cameras:
+        gone = np.argwhere(~batch.masks[name])
+        if len(gone):
+            window, moment = gone[0]
+            raise InputError(
+                f"a frame of {name} is missing in episode {batch.episodes[window]}, {moment} observations after "
+                f"step {batch.starts[window]}; end episodes where a camera fails, or record them without it"
+            )
+    if not config.fused:
+        frames = torch.from_numpy(batch.values[config.cameras[0]])
+        return frames if len(moments) == frames.shape[1] else frames[:, torch.from_numpy(moments)]
+    # [F, K]: each moment with those just before it.
+    at = moments[:, None] + np.arange(1 - config.stack, 1)
+    values = {}
+    for name in config.channels:
+        found, known = batch.values[name][:, at], batch.masks[name][:, at]
+        if name not in config.cameras:
+            # Also of integers, which have no NaN of their own.
+            found = found.astype(np.float64 if found.dtype == np.float64 else np.float32)
+            found[~known] = np.nan
+        values[name] = torch.from_numpy(found)
+    return Seen(values)
+
+
 def clips_of(store: EpisodeStore, model: LatentModel, split: str, *, frames: int, count: int, seed: int) -> Clips:
     """Clips drawn once; as `ClipStream`."""
     return ClipStream(store, model, split, frames=frames, clips=count, seed=seed).next()
@@ -70,11 +111,11 @@ def clips_of(store: EpisodeStore, model: LatentModel, split: str, *, frames: int
 
 def labelled_frames(
     store: EpisodeStore, model: LatentModel, split: str, count: int, seed: int
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Frames [N, H, W, C] and labels by quantity [N], one moment of each of `count` random places."""
-    reader = WindowReader(
-        store, 1, seed=seed, batch_size=count, split=split, channels=(model.config.frames, *model.quantities)
-    )
+) -> tuple[Tensor | Seen, dict[str, Tensor]]:
+    """What is seen (frames [N, H, W, C] of an only camera) and labels by quantity [N], at one moment of N places."""
+    last = model.stack - 1
+    channels = tuple(dict.fromkeys((*model.config.channels, *model.quantities)))
+    reader = WindowReader(store, max(1, last), seed=seed, batch_size=count, split=split, channels=channels)
     batch: WindowBatch = next(reader)
-    labels = {name: torch.from_numpy(batch.values[name][:, 0]).double() for name in model.quantities}
-    return torch.from_numpy(batch.values[model.config.frames][:, 0]), labels
+    labels = {name: torch.from_numpy(batch.values[name][:, last]).double() for name in model.quantities}
+    return seen_at(model, batch, np.array([last]))[:, 0], labels

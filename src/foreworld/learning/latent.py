@@ -21,6 +21,7 @@ from foreworld.learning.progress import Mode
 from foreworld.model.checkpoint import save
 from foreworld.model.latent_loss import Clips, LatentLearner, LatentLossConfig
 from foreworld.model.latent_model import LatentConfig, LatentModel
+from foreworld.model.pretrained import Pretrained
 
 PIXEL_CLIPS = 256  # clips that the mean frame is taken of
 
@@ -52,7 +53,12 @@ class TrainLatentConfig(Options):
 
 
 def train_latent(
-    store: str | Path, out: str | Path, config: TrainLatentConfig | None = None, *, progress: Mode = "auto"
+    store: str | Path,
+    out: str | Path,
+    config: TrainLatentConfig | None = None,
+    *,
+    encoder: Pretrained | None = None,
+    progress: Mode = "auto",
 ) -> LatentModel:
     """Train a latent model on a store and save it as a checkpoint folder; an interrupted call goes on.
 
@@ -60,6 +66,7 @@ def train_latent(
         store: Folder of an `EpisodeStore` with the split.
         out: Folder of the checkpoint; the run's state and log are in `out`-run beside it.
         config: How.
+        encoder: The pretrained encoder, where `config.model` declares one.
         progress: See `Progress`.
 
     Raises:
@@ -70,7 +77,7 @@ def train_latent(
     data = EpisodeStore.open(store)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.fit.seed)
-        model = LatentModel(data.schema, config.model)
+        model = LatentModel(data.schema, config.model, encoder)
         learner = LatentLearner(model, config.loss, config.group)
     seed, target = config.fit.seed, Path(out)
     first = clips_of(data, model, config.split, frames=config.frames, count=PIXEL_CLIPS, seed=seed + 1)

@@ -25,9 +25,11 @@ from foreworld.episodes.files import read_json, sync_folder, sync_tree
 from foreworld.episodes.schema import Schema
 from foreworld.errors import FormatError, InputError, SchemaError
 from foreworld.model.latent_model import LatentConfig, LatentModel
+from foreworld.model.pretrained import Pretrained, PretrainedConfig
 from foreworld.model.world_model import WorldModel, WorldModelConfig
 
 FORMAT_VERSION = 1
+ADVICE = "restore it from a copy or train again"
 TENSORS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 # The only classes that a checkpoint may name.
 Model = WorldModel | LatentModel
@@ -101,29 +103,27 @@ def load(folder: str | Path, schema: Schema | None = None) -> WorldModel:
     return load_as(WorldModel, folder, schema)
 
 
-def load_as(kind: type[Kind], folder: str | Path, schema: Schema | None = None) -> Kind:
+def load_as(
+    kind: type[Kind], folder: str | Path, schema: Schema | None = None, *, encoder: Pretrained | None = None
+) -> Kind:
     """Read a checkpoint.
 
     Args:
         kind: Class of the model.
         folder: As given to `save`.
         schema: If given, the checkpoint's channels and step must equal its own; statistics may differ.
+        encoder: The pretrained encoder that the model sees through, which the checkpoint does not hold.
 
     Returns:
         The model on the CPU, in evaluation mode, with the schema and statistics that it was trained with.
 
     Raises:
-        InputError: The folder or a file in it is missing.
+        InputError: The folder or a file in it is missing, or so is the encoder, or it is not the one declared.
         FormatError: A file is truncated or altered, of a newer format, or of a class that is not allowed.
         SchemaError: The checkpoint is of another schema.
     """
-    folder, content = _read(folder)
-    advice = "restore it from a copy or train again"
-    path = folder / TENSORS
-    if not path.is_file():
-        raise InputError(f"checkpoint {folder} has no {TENSORS}; {advice}")
-    if _sha256(path) != content["sha256"]:
-        raise FormatError(f"{path} is truncated or altered: its SHA-256 is not that in {CONFIG}; {advice}")
+    folder, content = _whole(folder)
+    advice, path = ADVICE, folder / TENSORS
     made, sizes = _CLASSES[content["class"]]
     if made is not kind:
         raise FormatError(f"checkpoint {folder} holds a {content['class']}, not a {kind.__name__}")
@@ -132,7 +132,7 @@ def load_as(kind: type[Kind], folder: str | Path, schema: Schema | None = None) 
         config = sizes.model_validate(content["config"])
         # Building draws first weights, which are then replaced: the caller's random state must not notice.
         with torch.random.fork_rng(devices=[]):
-            model: Kind = made(own, config)
+            model: Kind = made(own, config) if encoder is None else _seeing(made, own, config, encoder)
         model.load_state_dict(load_file(path))
     except (ValidationError, SchemaError, SafetensorError, RuntimeError) as error:
         raise FormatError(f"checkpoint {folder} does not fit this foreworld: {error}; {advice}") from error
@@ -142,16 +142,51 @@ def load_as(kind: type[Kind], folder: str | Path, schema: Schema | None = None) 
     return model.eval()
 
 
-def load_any(folder: str | Path) -> Model:
+def load_any(folder: str | Path, *, encoder: Pretrained | None = None) -> Model:
     """Read a checkpoint of whichever class it names; as `load_as`, which see."""
     made: type[Model] = _CLASSES[_read(folder)[1]["class"]][0]
-    return load_as(made, folder)  # type: ignore[type-var]
+    return load_as(made, folder, encoder=encoder)  # type: ignore[type-var]
+
+
+def check(folder: str | Path) -> PretrainedConfig | None:
+    """Load a checkpoint to see that it can be; where it lacks a pretrained encoder, see that its files are whole.
+
+    Returns:
+        What the encoder is that has to be given on loading; None where nothing has to.
+
+    Raises:
+        InputError: As `load_as`.
+        FormatError: Likewise.
+    """
+    content = _whole(folder)[1]
+    declared = content["config"].get("pretrained")
+    if content["class"] == LatentModel.__name__ and declared is not None:
+        return PretrainedConfig.model_validate(declared)
+    load_any(folder)
+    return None
 
 
 def read_extra(folder: str | Path) -> dict[str, Any]:
     """What was given to `save` as `extra`; raises as `load` does."""
     extra: dict[str, Any] = _read(folder)[1]["extra"]
     return extra
+
+
+def _seeing(made: type[Any], schema: Schema, config: Any, encoder: Pretrained) -> Any:
+    if made is not LatentModel:
+        raise InputError(f"a {made.__name__} sees through no encoder; give none")
+    return made(schema, config, encoder)
+
+
+def _whole(folder: str | Path) -> tuple[Path, dict[str, Any]]:
+    """As `_read`, with tensors that are those that were saved."""
+    folder, content = _read(folder)
+    path = folder / TENSORS
+    if not path.is_file():
+        raise InputError(f"checkpoint {folder} has no {TENSORS}; {ADVICE}")
+    if _sha256(path) != content["sha256"]:
+        raise FormatError(f"{path} is truncated or altered: its SHA-256 is not that in {CONFIG}; {ADVICE}")
+    return folder, content
 
 
 def _read(folder: str | Path) -> tuple[Path, dict[str, Any]]:
@@ -208,6 +243,8 @@ def _digest(content: dict[str, Any]) -> str:
 
 def _card(model: Model, card: str | None, content: dict[str, Any]) -> str:
     schema, parameters = model.schema, sum(p.numel() for p in model.parameters())
+    declared = getattr(model.config, "pretrained", None)
+    apart = f"\n- Sees through {declared}, which is not in this folder: give it on loading." if declared else ""
     channels = [f"{c.name} ({c.role}{', ' + c.unit if c.unit else ''})" for c in schema.channels]
     return f"""# World model of {schema.name}
 
@@ -224,7 +261,7 @@ for subjects like those it was trained on, behind the guardrails, the refusals a
 
 ## Contents
 
-- Class: {content["class"]}, {parameters:,} parameters, {model.config.members} ensemble members.
+- Class: {content["class"]}, {parameters:,} parameters, {model.config.members} ensemble members.{apart}
 - Step: {schema.step:g} {schema.time_unit}; horizon: {model.config.grid.last} steps.
 - Channels: {", ".join(channels)}.
 - foreworld {content["foreworld"]}, format {content["format"]}; SHA-256 of `{TENSORS}`: `{content["sha256"]}`.

@@ -78,13 +78,7 @@ class Features:
         if channel.per is not None:
             per = statics[channel.per].double()
             x = x / per.reshape(per.shape + (1,) * (x.dim() - per.dim()))
-        if channel.log:
-            x = torch.log(torch.clamp(x, min=channel.floor))
-        s = self.schema.statistics[channel.name]
-        # An event or a dose of zero stays zero: "nothing happened" must not depend on the average.
-        centre = 0.0 if channel.role in (Role.action, Role.exogenous) else s.mean
-        x = ((x - centre) / s.std).float()
-        return x.reshape(*x.shape[: x.dim() - len(channel.shape)], channel.size)
+        return normalised(self.schema, channel, x)
 
     def group(self, channels: tuple[Channel, ...], values: dict[str, Tensor], statics: dict[str, Tensor]) -> Tensor:
         """All channels of a role, normalised and concatenated on the last axis."""
@@ -203,6 +197,18 @@ class Features:
         # A leaky mean of sparse events shrinks with its time constant; bring all of them to one scale.
         events = memory[..., self.n_observation : self.n_signal] * torch.sqrt(2.0 / self._decays)[:, None]
         return torch.cat([mean, events, weight], dim=-1).flatten(-2)
+
+
+def normalised(schema: Schema, channel: Channel, values: Tensor) -> Tensor:
+    """Values [..., *shape] of a continuous channel, divided by its `per` before, to [..., size] (NaN stays NaN)."""
+    x = values.double()
+    if channel.log:
+        x = torch.log(torch.clamp(x, min=channel.floor))
+    s = schema.statistics[channel.name]
+    # An event or a dose of zero stays zero: "nothing happened" must not depend on the average.
+    centre = 0.0 if channel.role in (Role.action, Role.exogenous) else s.mean
+    x = ((x - centre) / s.std).float()
+    return x.reshape(*x.shape[: x.dim() - len(channel.shape)], channel.size)
 
 
 def _width(channel: Channel) -> int:

@@ -71,6 +71,15 @@ class Present(Protocol):
         """Quantities of this moment in units, {quantity: [B]}."""
 
 
+@runtime_checkable
+class Recalling(Protocol):
+    """What a model offers besides where its belief is made of more frames than the newest."""
+
+    @property
+    def stack(self) -> int:
+        """How many of the last frames `encode` asks of a history."""
+
+
 def familiar(prepared: Ready) -> Tensor:
     """[B, C] what novelty is judged by: the state, and what it looked like where that is told."""
     return torch.cat([prepared.context, prepared.look], dim=-1) if isinstance(prepared, Looked) else prepared.context

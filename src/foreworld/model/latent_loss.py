@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from foreworld.episodes.options import Options
 from foreworld.errors import InputError
+from foreworld.model.eyes import Seen
 from foreworld.model.latent_model import LatentModel
 from foreworld.model.regularizers import sigreg, vicreg
 
@@ -71,11 +72,11 @@ class Clips:
     """Clips of B places; those of one episode follow one another.
 
     Attributes:
-        frames: [B, F, H, W, C] uint8, one block apart.
+        frames: [B, F, H, W, C] uint8, one block apart, or what several channels saw.
         actions: [B, F - 1, block, A] normalised.
     """
 
-    frames: Tensor
+    frames: Tensor | Seen
     actions: Tensor
 
     def __len__(self) -> int:
@@ -102,6 +103,8 @@ class LatentLearner(nn.Module):
             self.inverse = nn.Sequential(*layers)
         self.decoder: nn.Module | None = None
         if config.reconstruct:
+            if model.config.fused:
+                raise InputError("only the last frame of one camera can be painted again; leave `reconstruct` at 0")
             colours, side = model.mean_frame.shape[:2]
             if config.paint is None:
                 self.decoder = Decoder(width, colours, side)

@@ -11,61 +11,26 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Self
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from foreworld.episodes.options import Options
 from foreworld.episodes.schema import Channel, Role, Schema
 from foreworld.errors import InputError, SchemaError
 from foreworld.model.belief import History
 from foreworld.model.dynamics import HorizonGrid
 from foreworld.model.ensemble import EnsembleLinear
+from foreworld.model.eyes import Eyes, Seen, video_channel
+from foreworld.model.latent_config import LatentConfig
+from foreworld.model.pretrained import Pretrained
 from foreworld.model.readout import Readout
 from foreworld.model.sight import Sight
 from foreworld.model.vision import ConvEncoder, PointEncoder, look
+from foreworld.model.vit import VitEncoder
+from foreworld.model.whitening import fit_whitening, whitened
 
-LEAST_SPREAD = 1e-3  # of pixels within -1 to 1: a scene in which nothing moves is not blown up
-LEAST_SHARE = 1e-3  # of the largest variance: colours that hardly differ are not blown up, either
-
-
-class LatentConfig(Options):
-    """Sizes of a latent model; the defaults suit one core.
-
-    Attributes:
-        grid: Steps at which the future is predicted, equally spaced: the predictor takes one interval at a time.
-        frames: The video channel.
-        quantities: Scalar observation channels that are read out of the latents; each needs labelled moments.
-        width: Width D of the latent.
-        hidden: Hidden width of the predictor.
-        members: Predictors that share the encoder, E.
-        readout: Random features of the readout; 0 is linear.
-        bf16: Encode in bfloat16, where the processor multiplies it in hardware.
-        kind: The latent is what a `conv` encoder makes of a frame, or where `width / 2` `points` of attention are.
-        sight: How far around each point the predictor sees the frame, in samples two pixels apart; 0 is blind. What
-            lasts, such as a wall, then need not be in the latent: it is looked up where it matters.
-    """
-
-    grid: HorizonGrid = HorizonGrid(points=tuple(range(4, 41, 4)))
-    frames: str = "frame"
-    quantities: tuple[str, ...] = ()
-    width: int = Field(default=32, gt=0)
-    hidden: int = Field(default=256, gt=0)
-    members: int = Field(default=1, gt=0)
-    readout: int = Field(default=0, ge=0)
-    bf16: bool = True
-    kind: Literal["conv", "points"] = "conv"
-    sight: int = Field(default=0, ge=0)
-
-    @model_validator(mode="after")
-    def _points_have_places(self) -> Self:
-        if self.kind == "points" and self.width % 2:
-            raise ValueError(f"a latent of points has two numbers for each; width {self.width} is odd")
-        if self.sight and self.kind != "points":
-            raise ValueError("only a latent of points knows where to look: sight needs kind 'points'")
-        return self
+__all__ = ["LatentBelief", "LatentConfig", "LatentModel", "LatentReady"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +43,8 @@ class LatentBelief:
         around: [B, C, H, W] the frame itself, as the predictor sees it; None where it is blind.
         count: [B] int64 moments seen.
         time: [B] float64 stamp.
+        recent: The last moments [B, K, *shape] by channel, of which the next latent is made, too; None where it is
+            made of one frame.
     """
 
     latent: Tensor
@@ -85,6 +52,7 @@ class LatentBelief:
     around: Tensor | None
     count: Tensor
     time: Tensor
+    recent: Seen | None = None
 
     def __len__(self) -> int:
         """Number of scenes B."""
@@ -93,7 +61,8 @@ class LatentBelief:
     def select(self, index: Tensor) -> Self:
         """The picture of some scenes."""
         around = None if self.around is None else self.around[index]
-        return type(self)(self.latent[index], self.look[index], around, self.count[index], self.time[index])
+        recent = None if self.recent is None else self.recent[index]
+        return type(self)(self.latent[index], self.look[index], around, self.count[index], self.time[index], recent)
 
 
 @dataclass(frozen=True)
@@ -112,13 +81,16 @@ class LatentReady:
 class LatentModel(nn.Module):
     """An encoder of frames, predictors of latents, and readouts.
 
+    What is seen are `frames`: of one camera a tensor of uint8, of several channels or moments `Seen`.
+
     Args:
-        schema: Names the video channel, the scalar continuous action channels, and the quantities.
-        config: Sizes.
+        schema: Names the channels that are seen, the scalar continuous action channels, and the quantities.
+        config: What is seen, and sizes.
+        encoder: The pretrained encoder, where the configuration declares one.
 
     Raises:
         SchemaError: A channel is missing or of another kind.
-        InputError: The grid is not equally spaced.
+        InputError: The grid is not equally spaced, or the encoder is missing or not the one declared.
     """
 
     mean_frame: Tensor
@@ -126,9 +98,8 @@ class LatentModel(nn.Module):
     centre: Tensor
     reach: Tensor
 
-    def __init__(self, schema: Schema, config: LatentConfig) -> None:
+    def __init__(self, schema: Schema, config: LatentConfig, encoder: Pretrained | None = None) -> None:
         super().__init__()
-        frames = _video(schema, config.frames)
         actions = schema.by_role(Role.action)
         if not actions or any(channel.discrete or channel.shape != () for channel in actions):
             raise SchemaError(f"schema {schema.name}: a latent model needs scalar continuous actions")
@@ -140,15 +111,22 @@ class LatentModel(nn.Module):
             if schema[name].shape != () or schema[name].discrete or schema[name].role is not Role.observation:
                 raise SchemaError(f"quantity {name!r} is not a continuous scalar observation channel")
         self.schema, self.config, self.quantities = schema, config, config.quantities
-        height, side, colours = frames.shape
-        if height != side:
-            raise SchemaError(f"frames of {config.frames} are {height} x {side} px; give square ones")
-        self.register_buffer("mean_frame", torch.zeros(colours, height, side))
-        self.register_buffer("whitening", torch.eye(colours))
         e, d, h = config.members, config.width, config.hidden
-        pointed = config.kind == "points"
-        self.encoder = PointEncoder(colours, side, d // 2) if pointed else ConvEncoder(colours, side, d)
-        self.sight = Sight(e, h, d // 2, colours, side, config.sight) if config.sight else None
+        self.encoder: ConvEncoder | PointEncoder | VitEncoder | Eyes
+        self.sight: Sight | None = None
+        if config.fused or encoder is not None:
+            self.encoder = Eyes(schema, config, encoder)
+        else:
+            side, _, colours = video_channel(schema, config.cameras[0]).shape
+            self.register_buffer("mean_frame", torch.zeros(colours, side, side))
+            self.register_buffer("whitening", torch.eye(colours))
+            if config.kind == "points":
+                self.encoder = PointEncoder(colours, side, d // 2)
+            elif config.kind == "vit":
+                self.encoder = VitEncoder(colours, side, d, config.vit)
+            else:
+                self.encoder = ConvEncoder(colours, side, d)
+            self.sight = Sight(e, h, d // 2, colours, side, config.sight) if config.sight else None
         self.enter = EnsembleLinear(e, d, h)
         self.push = EnsembleLinear(e, self.block * len(actions), h)
         self.between = EnsembleLinear(e, h, h)
@@ -173,33 +151,43 @@ class LatentModel(nn.Module):
 
     # --- the past ----------------------------------------------------------------------------------------------
 
+    @property
+    def stack(self) -> int:
+        """How many of the last moments go into a latent, K."""
+        return self.config.stack
+
     @torch.no_grad()
-    def fit_pixels(self, frames: Tensor) -> None:
-        """Take the mean frame, and how colours vary about it, from uint8 frames [N, H, W, C]; before training.
+    def fit_pixels(self, frames: Tensor | Seen) -> None:
+        """Take the mean frame, and how colours vary about it (`fit_whitening`), from frames [N, H, W, C]; first."""
+        if isinstance(self.encoder, Eyes):
+            self.encoder.fit(self.encoder.wrap(frames))
+            return
+        mean, whitening = fit_whitening(self.encoder.scaled(_tensor(frames)))
+        self.mean_frame.copy_(mean)
+        self.whitening.copy_(whitening)
 
-        What never changes in a scene is then nothing, and every direction of colour in which something does is of one
-        size (Krizhevsky 2009, whitening): where walls differ between episodes, they are most of what differs, and a
-        small agent of another colour would be learned late, if at all.
-        """
-        scaled = self.encoder.scaled(frames)
-        self.mean_frame.copy_(scaled.mean(0))
-        apart = (scaled - self.mean_frame).movedim(1, -1).flatten(0, -2).double()
-        values, vectors = torch.linalg.eigh(apart.T @ apart / len(apart))
-        least = max(LEAST_SPREAD**2, LEAST_SHARE * float(values.max()))
-        self.whitening.copy_((vectors * values.clamp(min=least).rsqrt()) @ vectors.T)
-
-    def embed(self, frames: Tensor) -> Tensor:
-        """[..., D] latents of uint8 frames [..., H, W, C]."""
+    def embed(self, frames: Tensor | Seen) -> Tensor:
+        """[..., D] latents of uint8 frames [..., H, W, C], or of what is seen."""
+        if isinstance(self.encoder, Eyes):
+            return self.encoder.embed(frames)
+        frames = _tensor(frames)
         flat = frames.flatten(0, -4) if frames.dim() > 4 else frames
         return self._latents(self.pixels(flat)).reshape(*frames.shape[:-3], -1)
 
     def encode(self, history: History) -> LatentBelief:
-        """The belief at the end of each history."""
+        """The belief at the end of each history.
+
+        Raises:
+            InputError: The history keeps fewer frames than a latent is made of.
+        """
         rows, last = torch.arange(len(history)), history.lengths - 1
-        frames = history.values[self.config.frames]
+        stamps = history.times[rows, last]
+        if isinstance(self.encoder, Eyes):
+            return self._believe(self.encoder, self.encoder.recall(history), history.lengths, stamps)
+        frames = history.values[self.config.cameras[0]]
         # A memory keeps the frames of the last moments alone.
         newest = frames[rows, last - (history.times.shape[1] - frames.shape[1])]
-        return LatentBelief(*self._embed_known(newest), history.lengths, history.times[rows, last])
+        return LatentBelief(*self._embed_known(newest), history.lengths, stamps)
 
     def update(
         self, belief: LatentBelief, time: Tensor, observation: Mapping[str, Tensor], action: Mapping[str, Tensor]
@@ -211,11 +199,14 @@ class LatentModel(nn.Module):
         """
         if (time <= belief.time).any():
             raise InputError("time goes backwards: an update must be later than the belief it continues")
-        return LatentBelief(*self._embed_known(observation[self.config.frames]), belief.count + 1, time)
+        if isinstance(self.encoder, Eyes):
+            assert belief.recent is not None
+            return self._believe(self.encoder, self.encoder.onwards(belief.recent, observation), belief.count + 1, time)
+        return LatentBelief(*self._embed_known(observation[self.config.cameras[0]]), belief.count + 1, time)
 
     # --- the future --------------------------------------------------------------------------------------------
 
-    def around(self, frames: Tensor) -> Tensor | None:
+    def around(self, frames: Tensor | Seen) -> Tensor | None:
         """[N, C, H, W] of uint8 frames [N, H, W, C], as the predictor sees what is around; None where it is blind."""
         return None if self.sight is None else self.pixels(frames).float().contiguous()
 
@@ -312,15 +303,20 @@ class LatentModel(nn.Module):
         change: Tensor = self.leave(hidden if self.sight is None else self.sight.deepen(hidden))
         return change
 
-    def pixels(self, frames: Tensor) -> Tensor:
-        """uint8 frames [N, H, W, C] about the mean frame, colours whitened, [N, C, H, W]."""
+    def pixels(self, frames: Tensor | Seen) -> Tensor:
+        """uint8 frames [N, H, W, C] of the only camera about the mean frame, colours whitened, [N, C, H, W]."""
+        if isinstance(self.encoder, Eyes):
+            raise InputError("the pixels of one camera are asked for, and this model sees more or otherwise")
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
-            return nn.functional.conv2d(self.encoder.scaled(frames) - self.mean_frame, self.whitening[:, :, None, None])
+            return whitened(self.encoder.scaled(_tensor(frames)), self.mean_frame, self.whitening)
 
     def _latents(self, pixels: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bf16):
             found: Tensor = self.encoder(pixels)
         return found.float()
+
+    def _believe(self, eyes: Eyes, seen: Seen, count: Tensor, time: Tensor) -> LatentBelief:
+        return LatentBelief(eyes(seen), eyes.look(seen), None, count, time, seen)
 
     def _embed_known(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Latents [B, D], looks [B, L] and what is around; NaN where a frame is missing, which no guardrail passes."""
@@ -332,10 +328,10 @@ class LatentModel(nn.Module):
         return latents, looks, None if self.sight is None else pixels.float().contiguous()
 
 
-def _video(schema: Schema, name: str) -> Channel:
-    if name not in schema or len(schema[name].shape) != 3:
-        raise SchemaError(f"schema {schema.name} has no video channel {name!r} of shape [height, width, colours]")
-    return schema[name]
+def _tensor(frames: Tensor | Seen) -> Tensor:
+    if isinstance(frames, Seen):
+        raise InputError("this model sees the last frame of one camera: give its frames as a tensor")
+    return frames
 
 
 def _centre(channel: Channel) -> float:

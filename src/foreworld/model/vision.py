@@ -1,8 +1,8 @@
 """Encoders of pictures: from uint8 frames to a vector.
 
-A small convolutional network with strides of 4 and 2 is the default: on a CPU it trains ten times as many frames a
-second as a vision transformer of the same quality here. `PointEncoder` says where its points of attention are, and
-nothing else. Frames stay uint8 until they are inside.
+A small convolutional network with strides of 4 and 2 is the default: on a CPU it trains on some fifteen times as many
+frames a second as the small transformer of `vit` (`benchmarks/encoder_speed.py`). `PointEncoder` says where its points
+of attention are, and nothing else. Frames stay uint8 until they are inside.
 """
 
 from __future__ import annotations

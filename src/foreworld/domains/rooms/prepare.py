@@ -202,10 +202,10 @@ def paths_of(model: LatentModel, store: str | Path) -> tuple[torch.Tensor, torch
     chosen = data.episodes_of(SPLIT)
     length = int(data.lengths[chosen].min()) // model.block * model.block
     reader = WindowReader(
-        data, length, seed=0, batch_size=len(chosen), split=SPLIT, channels=(model.config.frames,), every=model.block
+        data, length, seed=0, batch_size=len(chosen), split=SPLIT, channels=model.config.cameras, every=model.block
     )
     batch = next(reader)
-    paths = torch.stack([model.embed(torch.from_numpy(clip)) for clip in batch.values[model.config.frames]])
+    paths = torch.stack([model.embed(torch.from_numpy(clip)) for clip in batch.values[model.config.cameras[0]]])
     return paths, torch.from_numpy(batch.episodes)
 
 
