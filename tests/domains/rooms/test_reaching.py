@@ -15,6 +15,7 @@ from foreworld.errors import InputError
 from foreworld.evidence.domain import load_domain
 from foreworld.evidence.kept import Kept
 from foreworld.evidence.protocol import Request
+from foreworld.evidence.rows import NAMES, Names
 from foreworld.evidence.samples import Samples
 
 QUICK = RoomsRecipe(name="test").quick()
@@ -140,9 +141,7 @@ def outcome(arm, tiny, count=5, **more):
 def test_every_arm_runs(arm, tiny):
     found = outcome(arm, tiny)
     assert len(found.reached) == 5 and (found.steps[~found.reached & ~found.solved] == 4).all()
-    samples = Samples(
-        (3,), protocols.NAMES | protocols.Names(frozenset(protocols.ARMS), frozenset(), frozenset(protocols.METRICS))
-    )
+    samples = Samples((3,), NAMES | Names(frozenset(protocols.ARMS), frozenset(), frozenset(protocols.METRICS)))
     add_samples(samples, Job(arm, 3, ReachConfig(recipe=TINY), tiny[0], 5), found)
     metrics = {row.metric: row for row in samples.rows()}
     assert metrics["success"].n + int(found.solved.sum()) == 5 == metrics["solved_at_start"].n
