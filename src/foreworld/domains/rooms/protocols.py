@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from foreworld.domains.rooms.expectation import EXPECTATION, ExpectationConfig
+from foreworld.domains.rooms.fast_mode import FAST_MODE, FastConfig
 from foreworld.domains.rooms.film import record as record_film
 from foreworld.domains.rooms.film import save_film
 from foreworld.domains.rooms.floors import Clone, Nothing, Random, StraightLine
@@ -232,5 +233,6 @@ PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
         *protocols(), NO_GO.protocol(KEEP_OUT), EXPECTATION.protocol(EXPECTED), VARIATION.protocol(VARIED),
+        FAST_MODE.protocol(FastConfig(recipe=TASKS["cross-room"][1].recipe)),
     )
 }  # fmt: skip
