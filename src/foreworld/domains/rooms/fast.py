@@ -50,7 +50,7 @@ class DistilConfig(Options):
     scenes: int = Field(default=80, gt=0)
     budget: int = Field(default=60, gt=0)
     rounds: int = Field(default=3, gt=0)
-    hidden: int = Field(default=128, gt=0)
+    hidden: int = Field(default=256, gt=0)
     fit: FitConfig = FitConfig(steps=1500, lr=3e-3, warmup=50, floor=0.02, weight_decay=1e-4, threads=1)
 
 

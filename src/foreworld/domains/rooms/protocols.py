@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from foreworld.domains.rooms.ablation import AblationConfig, AblationTask, ablation
 from foreworld.domains.rooms.expectation import EXPECTATION, ExpectationConfig
 from foreworld.domains.rooms.fast_mode import FAST_MODE, FastConfig
 from foreworld.domains.rooms.film import record as record_film
@@ -21,6 +23,7 @@ from foreworld.domains.rooms.running import Experiment, ExperimentConfig, Job
 from foreworld.domains.rooms.running import add_outcome as add_samples
 from foreworld.domains.rooms.scene import RoomsConfig, Scenes
 from foreworld.domains.rooms.source import PLACE
+from foreworld.domains.rooms.speed import SpeedConfig, Task, speed
 from foreworld.domains.rooms.variation import VARIATION, VariationConfig
 from foreworld.evidence.protocol import Protocol, Request
 from foreworld.evidence.rows import Row
@@ -85,7 +88,7 @@ SIGHTED = RoomsRecipe(
     ),
 )
 
-DISC = {"other": True}
+DISC: dict[str, Any] = {"other": True}
 WITH_DISC = SIGHTED.model_copy(update={"name": "distractor", "rooms": SIGHTED.rooms.model_copy(update=DISC)})
 
 TASKS: dict[str, tuple[str, ReachConfig]] = {
@@ -229,10 +232,37 @@ KEEP_OUT = NoGoConfig(recipe=TWO_ROOMS_SIGHTED)
 EXPECTED = ExpectationConfig(rooms=RANDOM, recipe=SIGHTED)
 VARIED = VariationConfig(rooms=RANDOM, recipe=SIGHTED)
 
+TIMED = SpeedConfig(
+    tasks={
+        "two_rooms": Task(rooms=RoomsConfig(), recipe=TASKS["cross-room"][1].recipe, by="temporal"),
+        "random_layout": Task(rooms=RANDOM, recipe=SIGHTED, by="imagined"),
+    }
+)
+
+# Two rooms with a disc that drifts by itself, by the convolutional latent: the headline of its part of the ablation.
+TWO_ROOMS = TASKS["cross-room"][1].recipe
+TWO_ROOMS_DISC = TWO_ROOMS.model_copy(
+    update={
+        "name": "two-rooms-disc",
+        "rooms": RoomsConfig(**DISC),
+        "train": TWO_ROOMS.train.model_copy(
+            update={"loss": TWO_ROOMS.train.loss.model_copy(update={"within": 0.5, "inverse": 1.0}), "group": 8}
+        ),
+    }
+)
+ABLATED = AblationConfig(
+    tasks={
+        "points": AblationTask(
+            rooms=RANDOM.model_copy(update=DISC), recipe=WITH_DISC, by="imagined", budget=200, vicreg=0.13
+        ),
+        "conv": AblationTask(rooms=RoomsConfig(**DISC), recipe=TWO_ROOMS_DISC, by="temporal", budget=100, vicreg=4.6),
+    }
+)
+
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
         *protocols(), NO_GO.protocol(KEEP_OUT), EXPECTATION.protocol(EXPECTED), VARIATION.protocol(VARIED),
-        FAST_MODE.protocol(FastConfig(recipe=TASKS["cross-room"][1].recipe)),
+        FAST_MODE.protocol(FastConfig(recipe=TASKS["cross-room"][1].recipe)), speed(TIMED), ablation(ABLATED),
     )
 }  # fmt: skip
