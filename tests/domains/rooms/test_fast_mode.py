@@ -17,10 +17,13 @@ from foreworld.domains.rooms.loop import Planned, run_scenes
 from foreworld.domains.rooms.prepare import prepare
 from foreworld.domains.rooms.protocols import PROTOCOLS
 from foreworld.domains.rooms.scene import RoomsConfig, Scenes
+from foreworld.domains.rooms.task import Reach
+from foreworld.domains.rooms.zones import Zones
 from foreworld.errors import InputError
 from foreworld.evidence.protocol import Request
 from foreworld.forecast.forecaster import Forecaster
 from foreworld.learning.fit import FitConfig
+from foreworld.model.belief import History
 from foreworld.model.glance import Glance
 
 FEW = DistilConfig(scenes=4, budget=4, rounds=2, hidden=16, fit=FitConfig(steps=5, warmup=1, threads=1))
@@ -108,6 +111,29 @@ def test_a_plan_that_is_no_number_is_searched_for(tiny):
     scenes, frames = placed(2)
     slow = run_scenes(Planned(tiny, seed=1), scenes, 3, frames=frames)
     np.testing.assert_array_equal(found.path, slow.path)
+
+
+def test_what_a_guardrail_of_actions_does_not_let_pass_may_not_be_done_and_no_forecast_is_made(tiny, policy):
+    slow = Planned(tiny)
+    slow.begin(*placed(3))
+    task, reflex = slow.agent.task, Reflex(policy, slow.agent.forecaster)
+    history = History(torch.zeros(3, 1).double(), {}, torch.ones(3, dtype=torch.int64))
+    space, wanted = task.space(slow.agent.forecaster.model.config.grid, history), torch.randn(3, 32)
+
+    def answer(bound):
+        return reflex.answer(torch.randn(3, 32), wanted, space, [Reach(bound=bound)], history, None)[1]
+
+    assert answer(1.0).all() and not answer(0.0).any()
+    with pytest.raises(InputError, match="without guardrails"):
+        reflex.answer(torch.randn(3, 32), wanted, space, [], history, None)
+
+
+def test_nobody_acts_at_once_within_a_zone_that_covers_all(tiny, policy):
+    everywhere = Zones(np.full((2, 2), -50.0, np.float32), np.full((2, 2), 300.0, np.float32))
+    fast = Fast(Planned(tiny, by="waypoints", zones=everywhere), policy)
+    scenes, frames = placed(2)
+    found = run_scenes(fast, scenes, 2, frames=frames)
+    assert fast.searched == 4 and (found.refused == 2).all()
 
 
 def test_what_is_unfamiliar_is_refused_as_by_the_deliberate_mode(tiny, policy):
