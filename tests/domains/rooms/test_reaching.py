@@ -155,6 +155,16 @@ def test_parts_are_joined_in_order(tiny):
     assert both.decisions == 2 * one.decisions
 
 
+def test_floors_alone_need_no_model_and_are_told_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("FOREWORLD_RUNS", str(tmp_path))
+    config, told = ReachConfig(recipe=TINY, budget=4), []
+    task = protocols.experiment("test", "A test.", config)
+    rows = task.rows(config, Request(seeds=(3, 4), arms=("nothing", "straight_line"), subjects=5, report=told.append))
+    assert {row.arm for row in rows} == {"nothing", "straight_line"} and all(row.n <= 10 for row in rows)
+    assert not any(row.metric == "train_cpu_seconds" for row in rows) and not (tmp_path / "models").exists()
+    assert "nothing, seed 3: 0.0%" in told and len(told) == 5
+
+
 def test_a_domain_of_rooms_is_installed():
     domain = load_domain("rooms")
     assert {"two-room", "two-room-far", "cross-room"} <= set(domain.protocols)

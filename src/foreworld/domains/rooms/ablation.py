@@ -102,7 +102,7 @@ class AblationConfig(Options):
     """
 
     tasks: dict[str, AblationTask]
-    count: int = Field(default=200, gt=0)
+    count: int = Field(default=100, gt=0)
     share: float = Field(default=1.0, gt=0)
     rounds: int = Field(default=3, gt=0)
     timed: int = Field(default=8, gt=0)
