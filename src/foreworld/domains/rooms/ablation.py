@@ -115,10 +115,20 @@ class AblationConfig(Options):
     def quick(self) -> Self:
         """A smoke run."""
         tasks = {
-            name: task.model_copy(update={"recipe": task.recipe.quick(), "budget": 20})
+            name: task.model_copy(update={"recipe": _few(task.recipe), "budget": 10})
             for name, task in self.tasks.items()
         }
-        return self.model_copy(update={"tasks": tasks, "share": 0.1, "rounds": 1, "timed": 1})
+        return self.model_copy(update={"tasks": tasks, "share": 0.2, "rounds": 1, "timed": 1})
+
+
+def _few(recipe: RoomsRecipe) -> RoomsRecipe:
+    """A smoke run's recipe with still less training: there are eight models of it."""
+    quick, few = recipe.quick(), {"steps": 40, "warmup": 5}
+    fit, temporal = quick.train.fit.model_copy(update=few), quick.temporal
+    if temporal is not None:
+        temporal = temporal.model_copy(update={"fit": temporal.fit.model_copy(update=few)})
+    changed = {"name": f"{quick.name}-few", "train": quick.train.model_copy(update={"fit": fit}), "temporal": temporal}
+    return quick.model_copy(update=changed)
 
 
 @dataclass(frozen=True)
