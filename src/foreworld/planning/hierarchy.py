@@ -10,8 +10,9 @@ topological memory; Eysenbach et al. 2019, search on the replay buffer). It is m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -22,7 +23,6 @@ from torch import Tensor
 from foreworld.errors import FormatError, InputError
 
 NEAR = 4  # waypoints that count as being near a scene
-FILE = "waypoints.safetensors"
 UNREACHED = 1e4  # blocks; what nobody has come from
 
 
@@ -37,6 +37,29 @@ class Waypoints:
 
     nodes: Tensor
     pace: float
+
+    file: ClassVar[str]
+
+    def save(self, folder: str | Path) -> None:
+        """Write all of it into a folder."""
+        tensors = {name: torch.as_tensor(value) for name, value in vars(self).items()}
+        tensors["pace"] = torch.tensor(self.pace, dtype=torch.float64)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, Path(folder) / self.file)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            FormatError: There is no such file, or it holds something else.
+        """
+        path = Path(folder) / cls.file
+        try:
+            found = load_file(path)
+            given: dict[str, Any] = {one.name: found[one.name] for one in fields(cls)}
+            return cls(**given | {"pace": float(found["pace"])})
+        except (OSError, SafetensorError, KeyError) as error:
+            raise FormatError(f"{path} holds no {path.stem}: {error}; make them again") from error
 
     def counted(self, latents: Tensor) -> Tensor:
         """What of latents [..., D] counts for where somebody is; the nodes hold nothing else."""
@@ -64,6 +87,8 @@ class WaypointGraph(Waypoints):
 
     blocks: Tensor
 
+    file = "waypoints.safetensors"
+
     @classmethod
     def build(cls, clips: Tensor, *, nodes: int = 600, seen: int = 2, rounds: int = 8, seed: int = 0) -> WaypointGraph:
         """From latents of clips, one block apart.
@@ -84,25 +109,6 @@ class WaypointGraph(Waypoints):
         pairs = at[:, :-1].flatten() * len(centres) + at[:, 1:].flatten()
         often = torch.bincount(pairs, minlength=len(centres) ** 2).reshape(len(centres), -1)
         return cls(centres, pace_of(clips), _shortest(often >= seen))
-
-    def save(self, folder: str | Path) -> None:
-        """Write `waypoints.safetensors` into a folder."""
-        tensors = {"nodes": self.nodes, "blocks": self.blocks, "pace": torch.tensor(self.pace, dtype=torch.float64)}
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, Path(folder) / FILE)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> WaypointGraph:
-        """Read what `save` wrote.
-
-        Raises:
-            FormatError: There is no such file, or it holds something else.
-        """
-        path = Path(folder) / FILE
-        try:
-            found = load_file(path)
-            return cls(found["nodes"], float(found["pace"]), found["blocks"])
-        except (OSError, SafetensorError, KeyError) as error:
-            raise FormatError(f"{path} holds no waypoints: {error}; make them again") from error
 
     def distance(self, latents: Tensor, goals: Tensor) -> Tensor:
         """[E, B, S, H, G] blocks from latents [E, B, S, H, D] to goals [B, G, D]; see `Towards`."""

@@ -15,18 +15,14 @@ ever learned; so only places count that the model takes for ones where somebody 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from foreworld.errors import FormatError, InputError
+from foreworld.errors import InputError
 from foreworld.model.latent_model import LatentModel
 from foreworld.planning.hierarchy import UNREACHED, Towards, Waypoints, centres_of, pace_of
 
-FILE = "places.safetensors"
 ENDS = 3  # places that a move may end at
 WITHIN = 0.5  # blocks from where it ends
 STILL = 0.25  # blocks; who is led less far was held by something, and places around are not reached by rounding
@@ -45,6 +41,8 @@ class Places(Waypoints):
 
     moved: Tensor
 
+    file = "places.safetensors"
+
     @classmethod
     def gather(cls, clips: Tensor, moved: Tensor, *, count: int = 1500, seed: int = 0) -> Places:
         """From latents of clips [N, F, D], one block apart, and which numbers of them count, [D].
@@ -61,25 +59,6 @@ class Places(Waypoints):
         """What actions move; 0 elsewhere."""
         # Not a product: what is missing stays missing, and nothing else becomes so.
         return torch.where(self.moved, latents, 0.0)
-
-    def save(self, folder: str | Path) -> None:
-        """Write `places.safetensors` into a folder."""
-        tensors = {"nodes": self.nodes, "pace": torch.tensor(self.pace, dtype=torch.float64), "moved": self.moved}
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, Path(folder) / FILE)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Places:
-        """Read what `save` wrote.
-
-        Raises:
-            FormatError: There is no such file, or it holds something else.
-        """
-        path = Path(folder) / FILE
-        try:
-            found = load_file(path)
-            return cls(found["nodes"], float(found["pace"]), found["moved"])
-        except (OSError, SafetensorError, KeyError) as error:
-            raise FormatError(f"{path} holds no places: {error}; make them again") from error
 
 
 @torch.no_grad()

@@ -52,7 +52,7 @@ def test_every_arm_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("FOREWORLD_RUNS", str(tmp_path))
     recipe = TINY.model_copy(update={"gate": None, "name": "tiny-expectation"})
     config = ExpectationConfig(rooms=RANDOM, recipe=recipe, count=60, blocks=2)
-    rows = expectation.rows_of(config, Request(seeds=(3,)))
+    rows = expectation.EXPECTATION.rows(config, Request(seeds=(3,)))
     found = {(row.arm, row.metric): row.value for row in rows}
     for arm in expectation.ARMS:
         assert all(0.0 <= found[arm, metric] <= 1.0 for metric in expectation.METRICS)

@@ -26,7 +26,7 @@ CONFIG = no_go.NoGoConfig(
 
 def test_every_arm_runs_and_scenes_are_told_apart_by_whether_a_way_is_left(tmp_path, monkeypatch):
     monkeypatch.setenv("FOREWORLD_RUNS", str(tmp_path))
-    rows = no_go.rows_of(CONFIG, Request(seeds=(3,)))
+    rows = no_go.NO_GO.rows(CONFIG, Request(seeds=(3,)))
     found = {(row.arm, row.metric, row.group): row for row in rows}
     for arm in no_go.ARMS:
         counts = [found[arm, "success", group].n for group in ("all", "open", "shut")]

@@ -15,6 +15,7 @@ from foreworld.errors import InputError
 from foreworld.evidence.domain import load_domain
 from foreworld.evidence.kept import Kept
 from foreworld.evidence.protocol import Request
+from foreworld.evidence.rows import NAMES, Names
 from foreworld.evidence.samples import Samples
 
 QUICK = RoomsRecipe(name="test").quick()
@@ -140,9 +141,7 @@ def outcome(arm, tiny, count=5, **more):
 def test_every_arm_runs(arm, tiny):
     found = outcome(arm, tiny)
     assert len(found.reached) == 5 and (found.steps[~found.reached & ~found.solved] == 4).all()
-    samples = Samples(
-        (3,), protocols.NAMES | protocols.Names(frozenset(protocols.ARMS), frozenset(), frozenset(protocols.METRICS))
-    )
+    samples = Samples((3,), NAMES | Names(frozenset(protocols.ARMS), frozenset(), frozenset(protocols.METRICS)))
     add_samples(samples, Job(arm, 3, ReachConfig(recipe=TINY), tiny[0], 5), found)
     metrics = {row.metric: row for row in samples.rows()}
     assert metrics["success"].n + int(found.solved.sum()) == 5 == metrics["solved_at_start"].n
@@ -154,6 +153,16 @@ def test_parts_are_joined_in_order(tiny):
     both = joined([one, one])
     np.testing.assert_array_equal(both.steps, np.concatenate([one.steps, one.steps]))
     assert both.decisions == 2 * one.decisions
+
+
+def test_floors_alone_need_no_model_and_are_told_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("FOREWORLD_RUNS", str(tmp_path))
+    config, told = ReachConfig(recipe=TINY, budget=4), []
+    task = protocols.experiment("test", "A test.", config)
+    rows = task.rows(config, Request(seeds=(3, 4), arms=("nothing", "straight_line"), subjects=5, report=told.append))
+    assert {row.arm for row in rows} == {"nothing", "straight_line"} and all(row.n <= 10 for row in rows)
+    assert not any(row.metric == "train_cpu_seconds" for row in rows) and not (tmp_path / "models").exists()
+    assert "nothing, seed 3: 0.0%" in told and len(told) == 5
 
 
 def test_a_domain_of_rooms_is_installed():

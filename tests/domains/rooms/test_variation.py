@@ -21,7 +21,7 @@ def test_every_factor_is_a_group_with_both_columns(tmp_path, monkeypatch):
         rooms=RANDOM, recipe=TINY.model_copy(update={"gate": None, "name": "tiny-variation"}), count=3, budget=3,
         calibrate=CalibrateRoomsConfig(scenes=40, budget=3),
     )  # fmt: skip
-    found = {(row.arm, row.metric, row.group): row for row in variation.rows_of(config, Request(seeds=(3,)))}
+    found = {(row.arm, row.metric, row.group): row for row in variation.VARIATION.rows(config, Request(seeds=(3,)))}
     for factor in FACTORS:
         assert found["foreworld", "flagged", factor].n == 3 == found["foreworld_ungated", "success", factor].n
         assert found["foreworld_ungated", "flagged", factor].value == 0.0

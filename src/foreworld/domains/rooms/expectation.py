@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,15 +19,10 @@ from torch import Tensor
 from foreworld.domains.rooms.behaviour import Roam
 from foreworld.domains.rooms.calibrate import CALIBRATION, fit_familiar
 from foreworld.domains.rooms.layout import FloatArray
-from foreworld.domains.rooms.making import make_all, runs
-from foreworld.domains.rooms.prepare import RoomsRecipe, prepare, scene_seeds
+from foreworld.domains.rooms.prepare import prepare, scene_seeds
+from foreworld.domains.rooms.running import Experiment, ExperimentConfig, Job
 from foreworld.domains.rooms.scene import RoomsConfig, Scenes
-from foreworld.episodes.options import Options
 from foreworld.errors import InputError
-from foreworld.evidence.kept import folder_digest
-from foreworld.evidence.protocol import Protocol, Request
-from foreworld.evidence.rows import NAMES, Names, Row
-from foreworld.evidence.sampled import run_sampled
 from foreworld.evidence.samples import Samples
 from foreworld.forecast.novelty import mahalanobis
 from foreworld.model.latent_model import LatentModel
@@ -50,20 +44,17 @@ METRICS = (
 )
 
 
-class ExpectationConfig(Options):
+class ExpectationConfig(ExperimentConfig):
     """What is looked at.
 
     Attributes:
         rooms: What scenes are like; each with one upright wall.
-        recipe: Of the model.
-        count: Scenes a seed.
         blocks: Blocks an episode.
         far: px that a teleport leads away at least.
         alarm: Share of usual episodes that may be called broken, and likewise unfamiliar.
     """
 
     rooms: RoomsConfig
-    recipe: RoomsRecipe
     count: int = 400
     blocks: int = 5
     far: float = 10.0
@@ -85,17 +76,6 @@ class Episodes:
     frames: Tensor
     actions: Tensor
     position: FloatArray
-
-
-@dataclass(frozen=True)
-class Job:
-    """One seed."""
-
-    arm: str
-    seed: int
-    config: ExpectationConfig
-    folder: Path
-    count: int
 
 
 @dataclass(frozen=True)
@@ -159,7 +139,7 @@ def looks(model: LatentModel, frames: Tensor) -> Tensor:
     return torch.stack([look(model.pixels(frames[:, k]).float()) for k in range(frames.shape[1])])
 
 
-def run_job(job: Job) -> Found:
+def run_job(job: Job[ExpectationConfig]) -> Found:
     """All that is asked of one seed."""
     torch.set_num_threads(1)
     config = job.config
@@ -242,7 +222,7 @@ def above(strange: np.ndarray, usual: np.ndarray) -> np.ndarray:
     return found
 
 
-def add_samples(samples: Samples, job: Job, found: Found) -> None:
+def add_samples(samples: Samples, job: Job[ExpectationConfig], found: Found) -> None:
     """What was found in a seed; intervals are over the strange episodes."""
 
     def add(metric: str, values: np.ndarray) -> None:
@@ -257,51 +237,14 @@ def add_samples(samples: Samples, job: Job, found: Found) -> None:
         add(f"unfamiliar_{name}", found.unfamiliar[name])
 
 
-def identity(job: Job) -> dict[str, Any]:
-    """Everything that shapes what a job gives, but the source."""
-    return {
-        "protocol": f"{NAME} v{VERSION}",
-        "seed": job.seed,
-        "count": job.count,
-        "config": job.config.model_dump(mode="json"),
-        "model": folder_digest(job.folder / "model"),
-        "versions": {"torch": torch.__version__, "numpy": np.__version__},
-    }
-
-
-def expectation(config: ExpectationConfig) -> Protocol:
-    """The protocol."""
-
-    def run(request: Request) -> Sequence[Row]:
-        return rows_of(config, request)
-
-    return Protocol(
-        name=NAME,
-        version=VERSION,
-        description=(
-            "Surprise at somebody who is suddenly elsewhere, and at one who comes out behind a wall; whether another "
-            "colour is called a broken law of motion, or unfamiliar, as it should be."
-        ),
-        settings=config.model_dump(mode="json"),
-        arms=ARMS,
-        metrics=METRICS,
-        run=run,
-        keeps=True,
-    )
-
-
-def rows_of(config: ExpectationConfig, request: Request) -> list[Row]:
-    """Run the arms of a request."""
-    arms = request.arms or ARMS
-    config = config.model_copy(update={"recipe": config.recipe.quick()}) if request.quick else config
-    count = request.subjects or (60 if request.quick else config.count)
-    folders = {seed: runs() / config.recipe.key(seed) for seed in request.seeds}
-    make_all(config.recipe, folders, request)
-    samples = Samples(request.seeds, NAMES | Names(frozenset(ARMS), frozenset(), frozenset(METRICS)))
-    jobs = [Job(arm, seed, config, folders[seed], count) for seed in request.seeds for arm in arms]
-    for job, _ in run_sampled(
-        run_job, jobs, add_samples, samples, identity=identity, kept=request.kept,
-        workers=1 if request.quick else None, report=request.tell,
-    ):  # fmt: skip
-        request.tell(f"{job.arm}, seed {job.seed}: done")
-    return samples.rows()
+EXPECTATION = Experiment(
+    NAME,
+    VERSION,
+    "Surprise at somebody who is suddenly elsewhere, and at one who comes out behind a wall; whether another colour is "
+    "called a broken law of motion, or unfamiliar, as it should be.",
+    ARMS,
+    METRICS,
+    run_job,
+    add_samples,
+    few=60,
+)

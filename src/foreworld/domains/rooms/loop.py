@@ -178,10 +178,7 @@ class Planned:
     def act(self, frames: ByteArray, going: BoolArray) -> FloatArray:
         """Decide for the scenes that go on."""
         rows = np.flatnonzero(going)
-        if len(rows) < len(self._rows):
-            self.agent.keep([self._names[row] for row in rows])
-            self._rows = rows
-            self.agent.task = self._task()
+        self.keep(rows)
         unknown = {name: np.full(len(rows), np.nan) for name in PLACE}
         step = self.agent.decide(float(self._clock), {FRAME: frames[rows], **unknown})
         self._clock += 1
@@ -191,6 +188,13 @@ class Planned:
         action = np.zeros((len(going), 2), dtype=np.float32)
         action[rows] = step.actions
         return action
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Serve only the scenes at `rows` from now on; of the others all is forgotten."""
+        if len(rows) < len(self._rows):
+            self.agent.keep([self._names[row] for row in rows])
+            self._rows = rows
+            self.agent.task = self._task()
 
     def rail(self, zones: Zones) -> KeepOut:
         """The guardrail of zones, one box a scene."""

@@ -129,6 +129,7 @@ def prepare(
     recipe: RoomsRecipe,
     *,
     seed: int = 0,
+    recorded: Path | None = None,
     progress: Mode = "auto",
     report: Callable[[str], None] = lambda line: None,
 ) -> Prepared:
@@ -138,6 +139,7 @@ def prepare(
         folder: Holds `data` and `model`.
         recipe: What to do.
         seed: Of data and initialisation.
+        recorded: A store that such a recipe recorded with this seed; what it cost is then not counted.
         progress: Of training.
         report: Takes a line at each stage.
 
@@ -146,11 +148,12 @@ def prepare(
         ModelError: The model is not fit for use (`Gate`).
     """
     stages = Stages(folder, recipe.key(seed))
-    store, model = stages.place / "data", stages.place / "model"
+    store, model = recorded or stages.place / "data", stages.place / "model"
     if not (stages.claimed and _complete(model, recipe)):
         with stages.making():
             if not model.exists():
-                _record(stages, store, recipe, seed, report)
+                if recorded is None:
+                    _record(stages, store, recipe, seed, report)
                 report(f"training for {recipe.train.fit.steps} steps")
                 with stages.stage("train"):
                     train_latent(store, model, recipe.training(seed), progress=progress)
@@ -166,7 +169,8 @@ def prepare(
     graph = WaypointGraph.load(model) if recipe.waypoints else None
     places = Places.load(model) if recipe.places else None
     ways = ("ways",) if recipe.temporal or recipe.waypoints or recipe.places else ()
-    return Prepared(found, diagnosis, temporal, graph, places, store, stages.cost(("record", "train", *ways)))
+    parts = ("train", *ways) if recorded else ("record", "train", *ways)
+    return Prepared(found, diagnosis, temporal, graph, places, store, stages.cost(parts))
 
 
 def learn_ways(model: LatentModel, store: str | Path, folder: Path, recipe: RoomsRecipe, seed: int) -> None:

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from foreworld.domains.rooms.expectation import ExpectationConfig, expectation
+from foreworld.domains.rooms.ablation import AblationConfig, AblationTask, ablation
+from foreworld.domains.rooms.expectation import EXPECTATION, ExpectationConfig
+from foreworld.domains.rooms.fast_mode import FAST_MODE, FastConfig
 from foreworld.domains.rooms.film import record as record_film
 from foreworld.domains.rooms.film import save_film
 from foreworld.domains.rooms.floors import Clone, Nothing, Random, StraightLine
-from foreworld.domains.rooms.loop import SEARCH, By, Outcome, Planned, Player, joined, run_scenes
-from foreworld.domains.rooms.making import make_all, runs
-from foreworld.domains.rooms.no_go import NoGoConfig, no_go
+from foreworld.domains.rooms.loop import By, Outcome, Planned, Player, joined, run_scenes
+from foreworld.domains.rooms.making import runs
+from foreworld.domains.rooms.no_go import NO_GO, NoGoConfig
 from foreworld.domains.rooms.pairs import Pairs, ahead, drawn
 from foreworld.domains.rooms.prepare import BLOCKS, CHECK, SPLIT, Prepared, RoomsRecipe, prepare
+from foreworld.domains.rooms.running import Experiment, ExperimentConfig, Job
+from foreworld.domains.rooms.running import add_outcome as add_samples
 from foreworld.domains.rooms.scene import RoomsConfig, Scenes
 from foreworld.domains.rooms.source import PLACE
-from foreworld.domains.rooms.variation import VariationConfig, variation
-from foreworld.episodes.options import Options
-from foreworld.evidence.kept import folder_digest
+from foreworld.domains.rooms.speed import SpeedConfig, Task, speed
+from foreworld.domains.rooms.variation import VARIATION, VariationConfig
 from foreworld.evidence.protocol import Protocol, Request
-from foreworld.evidence.rows import NAMES, Names, Row
-from foreworld.evidence.sampled import run_sampled
+from foreworld.evidence.rows import Row
 from foreworld.evidence.samples import Samples
 from foreworld.learning.figure_probe import draw_probe, read_log
 from foreworld.learning.fit import FitConfig
@@ -42,18 +42,16 @@ METRICS = (
     "success", "solved_at_start", "steps_to_goal", "refusals", "cpu_ms_per_decision", "train_cpu_seconds",
     "success_above_foreworld_flat",
 )  # fmt: skip
-LEARNED = (*PLANNED, "clone")
+UNLEARNED = ("nothing", "random", "straight_line")
 FILMED = 4  # scenes in a film
 TOGETHER = 100  # scenes that are run side by side
 
 
-class ReachConfig(Options):
+class ReachConfig(ExperimentConfig):
     """An evaluation of reaching goals.
 
     Attributes:
         rooms: What scenes are like.
-        recipe: Of the model.
-        count: Starts a seed.
         ahead: Steps after which a held-out episode's place is the goal; 0 draws start and goal.
         budget: Actions an episode has at most.
         by: How far a goal is to `foreworld`.
@@ -62,7 +60,6 @@ class ReachConfig(Options):
     """
 
     rooms: RoomsConfig = RoomsConfig()
-    recipe: RoomsRecipe
     count: int = 400
     ahead: int = 0
     budget: int = 100
@@ -92,7 +89,7 @@ SIGHTED = RoomsRecipe(
     ),
 )
 
-DISC = {"other": True}
+DISC: dict[str, Any] = {"other": True}
 WITH_DISC = SIGHTED.model_copy(update={"name": "distractor", "rooms": SIGHTED.rooms.model_copy(update=DISC)})
 
 TASKS: dict[str, tuple[str, ReachConfig]] = {
@@ -120,45 +117,28 @@ TASKS: dict[str, tuple[str, ReachConfig]] = {
 }
 
 
-@dataclass(frozen=True)
-class Job:
-    """One arm in the scenes of one seed."""
-
-    arm: str
-    seed: int
-    config: ReachConfig
-    folder: Path
-    count: int
-
-
 def protocols() -> tuple[Protocol, ...]:
     """All of them."""
     return tuple(
-        Protocol(
-            name=f"rooms/{name}",
-            version=VERSION,
-            description=description,
-            settings={"reach": config.model_dump(mode="json")},
-            arms=arms_of(config),
-            metrics=METRICS,
-            run=_runner(name, config),
-            keeps=True,
-            film=_filmer(name, config),
+        experiment(name, description, config).protocol(
+            config, film=_filmer(name, config), settings={"reach": config.model_dump(mode="json")}
         )
         for name, (description, config) in TASKS.items()
     )
 
 
+def experiment(name: str, description: str, config: ReachConfig) -> Experiment[ReachConfig, Outcome]:
+    """A task as an experiment."""
+    return Experiment(
+        f"rooms/{name}", VERSION, description, arms_of(config), METRICS, run_job, add_samples,
+        unlearned=UNLEARNED, costed=PLANNED, few=16, pairs=above,
+        told=lambda done: f"{done.reached[~done.solved].mean():.1%}",
+    )  # fmt: skip
+
+
 def arms_of(config: ReachConfig) -> tuple[str, ...]:
     """Those that there are for a task: waypoints alone where the recipe makes some."""
     return tuple(arm for arm in ARMS if arm != "foreworld_waypoints" or config.recipe.waypoints)
-
-
-def _runner(name: str, config: ReachConfig) -> Callable[[Request], Sequence[Row]]:
-    def run(request: Request) -> Sequence[Row]:
-        return rows_of(name, config, request)
-
-    return run
 
 
 def _filmer(name: str, config: ReachConfig) -> Callable[[Request, Path], Path]:
@@ -185,37 +165,12 @@ def film_of(name: str, config: ReachConfig, request: Request, folder: Path) -> P
     return path
 
 
-def rows_of(name: str, config: ReachConfig, request: Request) -> list[Row]:
-    """Run the arms of a request."""
-    arms = request.arms or arms_of(config)
-    config = config.model_copy(update={"recipe": config.recipe.quick()}) if request.quick else config
-    count = request.subjects or (16 if request.quick else config.count)
-    folders = {seed: runs() / config.recipe.key(seed) for seed in request.seeds}
-    made: dict[int, float] = {}
-    if set(LEARNED) & set(arms):
-        made = make_all(config.recipe, folders, request)
-    samples = Samples(request.seeds, NAMES | Names(frozenset(ARMS), frozenset(), frozenset(METRICS)))
-    jobs = [Job(arm, seed, config, folders[seed], count) for seed in request.seeds for arm in arms]
-    request.tell(f"{name}: {len(jobs)} runs of {count} episodes")
-    for job, done in run_sampled(
-        run_job, jobs, add_samples, samples, identity=lambda job: identity(name, job), kept=request.kept,
-        workers=1 if request.quick else None,
-        report=request.tell,
-    ):  # fmt: skip
-        request.tell(f"{job.arm}, seed {job.seed}: {done.reached[~done.solved].mean():.1%}")
-    for seed, spent in made.items():
-        if np.isfinite(list(made.values())).all():
-            for arm in set(arms) & set(PLANNED):
-                samples.add(arm, "train_cpu_seconds", seed, ["model"], [spent], unit="s", how="max")
-    return [*samples.rows(), *above(samples, arms)]
-
-
-def run_job(job: Job) -> Outcome:
+def run_job(job: Job[ReachConfig]) -> Outcome:
     """One arm in the scenes of one seed, a part of them at a time."""
     torch.set_num_threads(1)
     config = job.config
     pairs = pairs_of(config, job.seed, job.count)
-    prepared = prepare(job.folder, config.recipe, seed=job.seed, progress="none") if job.arm in LEARNED else None
+    prepared = prepare(job.folder, config.recipe, seed=job.seed, progress="none") if job.arm not in UNLEARNED else None
     player = player_of(job, prepared)
     return joined([play(player, config, pairs, slice(at, at + TOGETHER)) for at in range(0, len(pairs), TOGETHER)])
 
@@ -232,7 +187,7 @@ def play(player: Player, config: ReachConfig, pairs: Pairs, part: slice) -> Outc
     return run_scenes(player, scenes, config.budget, frames=frames)
 
 
-def player_of(job: Job, prepared: Prepared | None) -> Player:
+def player_of(job: Job[ReachConfig], prepared: Prepared | None) -> Player:
     """Who moves."""
     config = job.config
     if prepared is None:
@@ -247,22 +202,6 @@ def player_of(job: Job, prepared: Prepared | None) -> Player:
     horizon = config.flat_horizon if job.arm == "foreworld_flat" else config.horizon
     ways: dict[str, By] = {"foreworld": config.by, "foreworld_waypoints": "waypoints", "foreworld_flat": "straight"}
     return Planned(prepared, horizon=horizon, by=ways[job.arm], seed=job.seed)
-
-
-def add_samples(samples: Samples, job: Job, done: Outcome) -> None:
-    """What an arm gave in a seed; an episode that is solved at its start is counted, and no success."""
-    names = [f"{job.seed}/{n}" for n in range(len(done.reached))]
-    samples.add(job.arm, "solved_at_start", job.seed, names, done.solved.astype(float), how="wilson")
-    kept = np.flatnonzero(~done.solved)
-    own = [names[n] for n in kept]
-    samples.add(job.arm, "success", job.seed, own, done.reached[kept].astype(float), how="wilson")
-    # Who does not get there has used up the budget.
-    samples.add(job.arm, "steps_to_goal", job.seed, own, done.steps[kept], unit="steps")
-    if job.arm.startswith("foreworld"):
-        taken = np.maximum(done.steps[kept], 1)
-        samples.add(job.arm, "refusals", job.seed, own, done.refused[kept] / taken, weights=taken)
-    spent = 1000.0 * done.cpu_seconds / max(done.decisions, 1)
-    samples.add(job.arm, "cpu_ms_per_decision", job.seed, ["all"], [spent], unit="ms", how="max")
 
 
 def above(samples: Samples, arms: Sequence[str]) -> list[Row]:
@@ -280,19 +219,6 @@ def above(samples: Samples, arms: Sequence[str]) -> list[Row]:
     ]  # fmt: skip
 
 
-def identity(name: str, job: Job) -> dict[str, Any]:
-    """Everything that shapes what a job gives, but the source."""
-    return {
-        "protocol": f"rooms/{name} v{VERSION}",
-        "seed": job.seed,
-        "count": job.count,
-        "reach": job.config.model_dump(mode="json"),
-        "model": folder_digest(job.folder / "model") if job.arm in LEARNED else None,
-        "search": SEARCH.model_dump(mode="json"),
-        "versions": {"torch": torch.__version__, "numpy": np.__version__},
-    }
-
-
 # The same model in the rooms of swm/TwoRoom-v1, which are always the same: a third of the training is enough.
 TWO_ROOMS_SIGHTED = SIGHTED.model_copy(
     update={
@@ -303,11 +229,42 @@ TWO_ROOMS_SIGHTED = SIGHTED.model_copy(
         "train": SIGHTED.train.model_copy(update={"fit": SIGHTED.train.fit.model_copy(update={"steps": 300})}),
     }
 )
-NO_GO = NoGoConfig(recipe=TWO_ROOMS_SIGHTED)
+KEEP_OUT = NoGoConfig(recipe=TWO_ROOMS_SIGHTED)
 
 EXPECTED = ExpectationConfig(rooms=RANDOM, recipe=SIGHTED)
 VARIED = VariationConfig(rooms=RANDOM, recipe=SIGHTED)
 
+TIMED = SpeedConfig(
+    tasks={
+        "two_rooms": Task(rooms=RoomsConfig(), recipe=TASKS["cross-room"][1].recipe, by="temporal"),
+        "random_layout": Task(rooms=RANDOM, recipe=SIGHTED, by="imagined"),
+    }
+)
+
+# Two rooms with a disc that drifts by itself, by the convolutional latent: the headline of its part of the ablation.
+TWO_ROOMS = TASKS["cross-room"][1].recipe
+TWO_ROOMS_DISC = TWO_ROOMS.model_copy(
+    update={
+        "name": "two-rooms-disc",
+        "rooms": RoomsConfig(**DISC),
+        "train": TWO_ROOMS.train.model_copy(
+            update={"loss": TWO_ROOMS.train.loss.model_copy(update={"within": 0.5, "inverse": 1.0}), "group": 8}
+        ),
+    }
+)
+ABLATED = AblationConfig(
+    tasks={
+        "points": AblationTask(
+            rooms=RANDOM.model_copy(update=DISC), recipe=WITH_DISC, by="imagined", budget=200, vicreg=0.13
+        ),
+        "conv": AblationTask(rooms=RoomsConfig(**DISC), recipe=TWO_ROOMS_DISC, by="temporal", budget=100, vicreg=4.6),
+    }
+)
+
 PROTOCOLS = {
-    protocol.name: protocol for protocol in (*protocols(), no_go(NO_GO), expectation(EXPECTED), variation(VARIED))
-}
+    protocol.name: protocol
+    for protocol in (
+        *protocols(), NO_GO.protocol(KEEP_OUT), EXPECTATION.protocol(EXPECTED), VARIATION.protocol(VARIED),
+        FAST_MODE.protocol(FastConfig(recipe=TASKS["cross-room"][1].recipe)), speed(TIMED), ablation(ABLATED),
+    )
+}  # fmt: skip

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from typing import Any, Self
 
 import numpy as np
 import torch
 
 from foreworld.domains.rooms.calibrate import CalibrateRoomsConfig, calibrate_familiar
-from foreworld.domains.rooms.loop import SEARCH, By, Outcome, Planned, run_scenes
-from foreworld.domains.rooms.making import make_all, runs
+from foreworld.domains.rooms.loop import By, Outcome, Planned, run_scenes
 from foreworld.domains.rooms.pairs import drawn
-from foreworld.domains.rooms.prepare import RoomsRecipe, prepare
+from foreworld.domains.rooms.prepare import prepare
+from foreworld.domains.rooms.running import Experiment, ExperimentConfig, Job
 from foreworld.domains.rooms.scene import RoomsConfig, Scenes
-from foreworld.episodes.options import Options
-from foreworld.evidence.kept import folder_digest
-from foreworld.evidence.protocol import Protocol, Request
-from foreworld.evidence.rows import NAMES, Names, Row
-from foreworld.evidence.sampled import run_sampled
 from foreworld.evidence.samples import Samples
 
 NAME, VERSION = "rooms/variation", 1
@@ -44,12 +37,11 @@ FACTORS: dict[str, dict[str, Any]] = {
 METRICS = ("success", "flagged", "refusals", "steps_to_goal")
 
 
-class VariationConfig(Options):
+class VariationConfig(ExperimentConfig):
     """An evaluation of scenes that are unlike those of the training.
 
     Attributes:
         rooms: What scenes of the training are like, but for their layout.
-        recipe: Of the model.
         calibrate: Of what is familiar, on other scenes.
         count: Scenes a seed and factor.
         budget: Actions an episode has at most.
@@ -58,23 +50,16 @@ class VariationConfig(Options):
     """
 
     rooms: RoomsConfig
-    recipe: RoomsRecipe
     calibrate: CalibrateRoomsConfig = CalibrateRoomsConfig()
     count: int = 100
     budget: int = 200
     by: By = "imagined"
     horizon: int = 3
 
-
-@dataclass(frozen=True)
-class Job:
-    """One arm in all factors of one seed."""
-
-    arm: str
-    seed: int
-    config: VariationConfig
-    folder: Path
-    count: int
+    def quick(self) -> Self:
+        """A smoke run."""
+        few = self.calibrate.model_copy(update={"scenes": 40, "budget": 10})
+        return super().quick().model_copy(update={"calibrate": few, "budget": 20})
 
 
 def varied(rooms: RoomsConfig, factor: str) -> RoomsConfig:
@@ -86,7 +71,7 @@ def varied(rooms: RoomsConfig, factor: str) -> RoomsConfig:
     return rooms.model_copy(update=changed)
 
 
-def run_job(job: Job) -> dict[str, Outcome]:
+def run_job(job: Job[VariationConfig]) -> dict[str, Outcome]:
     """One arm in the scenes of one seed, by factor: the same starts, goals and layouts under each."""
     torch.set_num_threads(1)
     config = job.config
@@ -102,7 +87,7 @@ def run_job(job: Job) -> dict[str, Outcome]:
     return found
 
 
-def add_samples(samples: Samples, job: Job, found: dict[str, Outcome]) -> None:
+def add_samples(samples: Samples, job: Job[VariationConfig], found: dict[str, Outcome]) -> None:
     """What an arm gave in a seed, a group a factor."""
     for factor, done in found.items():
         names, groups = [f"{job.seed}/{factor}/{n}" for n in range(len(done.reached))], [(factor,)] * len(done.reached)
@@ -113,57 +98,17 @@ def add_samples(samples: Samples, job: Job, found: dict[str, Outcome]) -> None:
         samples.add(job.arm, "refusals", job.seed, names, done.refused / taken, groups, weights=taken)
 
 
-def identity(job: Job) -> dict[str, Any]:
-    """Everything that shapes what a job gives, but the source."""
-    return {
-        "protocol": f"{NAME} v{VERSION}",
-        "seed": job.seed,
-        "count": job.count,
-        "config": job.config.model_dump(mode="json"),
-        "factors": FACTORS,
-        "model": folder_digest(job.folder / "model"),
-        "search": SEARCH.model_dump(mode="json"),
-        "versions": {"torch": torch.__version__, "numpy": np.__version__},
-    }
-
-
-def variation(config: VariationConfig) -> Protocol:
-    """The protocol."""
-
-    def run(request: Request) -> Sequence[Row]:
-        return rows_of(config, request)
-
-    return Protocol(
-        name=NAME,
-        version=VERSION,
-        description=(
-            "Random layouts under colours, sizes and speeds that were not learned from, a group each: success of the "
-            "model as it is (`foreworld_ungated`), and of the agent that refuses what is unfamiliar, with the share of "
-            "episodes in which it does (`flagged`)."
-        ),
-        settings=config.model_dump(mode="json") | {"factors": FACTORS},
-        arms=ARMS,
-        metrics=METRICS,
-        run=run,
-        groups=tuple(FACTORS),
-        keeps=True,
-    )
-
-
-def rows_of(config: VariationConfig, request: Request) -> list[Row]:
-    """Run the arms of a request."""
-    arms = request.arms or ARMS
-    if request.quick:
-        few = config.calibrate.model_copy(update={"scenes": 40, "budget": 10})
-        config = config.model_copy(update={"recipe": config.recipe.quick(), "calibrate": few, "budget": 20})
-    count = request.subjects or (4 if request.quick else config.count)
-    folders = {seed: runs() / config.recipe.key(seed) for seed in request.seeds}
-    make_all(config.recipe, folders, request)
-    samples = Samples(request.seeds, NAMES | Names(frozenset(ARMS), frozenset(FACTORS), frozenset(METRICS)))
-    jobs = [Job(arm, seed, config, folders[seed], count) for seed in request.seeds for arm in arms]
-    for job, _ in run_sampled(
-        run_job, jobs, add_samples, samples, identity=identity, kept=request.kept,
-        workers=1 if request.quick else None, report=request.tell,
-    ):  # fmt: skip
-        request.tell(f"{job.arm}, seed {job.seed}: done")
-    return samples.rows()
+VARIATION = Experiment(
+    NAME,
+    VERSION,
+    "Random layouts under colours, sizes and speeds that were not learned from, a group each: success of the "
+    "model as it is (`foreworld_ungated`), and of the agent that refuses what is unfamiliar, with the share of "
+    "episodes in which it does (`flagged`).",
+    ARMS,
+    METRICS,
+    run_job,
+    add_samples,
+    groups=tuple(FACTORS),
+    few=4,
+    settings={"factors": FACTORS},
+)
