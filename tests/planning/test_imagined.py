@@ -75,6 +75,20 @@ def test_where_nobody_may_be_no_way_leads_through(places):
         imagine_ways(Exact(), places, torch.zeros(1, 2), around, goals, barred=barred[:, :3])
 
 
+def test_no_way_leaps_over_where_nobody_may_be(places):
+    # A strip across the door that is narrower than a move: no place lies within it.
+    around, goals, now = torch.ones(1, 1, 1, 1), torch.tensor([[[1.0, -1.0]]]), torch.tensor([[-1.0, -1.0]])
+
+    def over(scene, starts, ends):
+        assert scene == 0
+        return (starts[None, :, None, 0] < 0.05) != (ends[..., 0] < 0.05)
+
+    free = imagine_ways(Exact(), places, now, around, goals)
+    kept = imagine_ways(Exact(), places, now, around, goals, bars=over)
+    assert free.left(now).tolist() == [[True]] and kept.left(now).tolist() == [[False]]
+    assert kept.left(torch.tensor([[1.0, 1.0]])).tolist() == [[True]]
+
+
 class Divided(Exact):
     """Two members, of which the second holds the door for shut."""
 

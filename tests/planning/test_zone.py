@@ -40,6 +40,13 @@ def test_distance_is_euclidean_outside_and_to_the_nearest_side_inside():
     torch.testing.assert_close(found, torch.tensor([[10.0, 5.0, -2.0, -10.0, 0.0]]))
 
 
+def test_a_straight_way_is_as_far_as_where_it_comes_nearest():
+    start = torch.tensor([[[0.0, 30.0], [0.0, 50.0], [0.0, 0.0]]])
+    end = torch.tensor([[[40.0, 30.0], [40.0, 50.0], [torch.nan, 0.0]]])
+    found = rail().along(start, end)
+    torch.testing.assert_close(found, torch.tensor([[-10.0, 10.0, torch.nan]]), equal_nan=True)
+
+
 def test_the_way_between_two_points_counts_and_so_does_that_from_the_present():
     path = [[[[0.0, 30.0], [40.0, 30.0], [80.0, 30.0]]]]
     assert margin(rail(), path) == -10.0

@@ -14,7 +14,9 @@ ever learned; so only places count that the model takes for ones where somebody 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -28,6 +30,8 @@ WITHIN = 0.5  # blocks from where it ends
 STILL = 0.25  # blocks; who is led less far was held by something, and places around are not reached by rounding
 MOVED = 0.1  # share of the most that any number of the latent is moved by actions
 LEAST = 0.06  # share of one's own among those alike (`Sight.present`) from which on somebody could be there
+
+Bars = Callable[[int, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ def imagine_ways(
     goals: Tensor,
     *,
     barred: Tensor | None = None,
+    bars: Bars | None = None,
     least: float = LEAST,
 ) -> Towards:
     """The ways to goals [B, G, D] in B scenes.
@@ -95,6 +100,8 @@ def imagine_ways(
         around: [B, C, H, W] of the scenes (`LatentModel.around`).
         goals: Latents; NaN where a subject has fewer.
         barred: [B, M] places where nobody may be, for each subject; ways through them do not count.
+        bars: From a subject and moves, from latents [M, D] to latents [E, M, S, D], to which of them [E, M, S] lead
+            through where nobody may be: a move may lead across what is narrower than it.
         least: See `LEAST`.
 
     Raises:
@@ -106,13 +113,17 @@ def imagine_ways(
         barred = torch.zeros(len(goals), len(places.nodes), dtype=torch.bool)
     if barred.shape != (len(goals), len(places.nodes)):
         raise InputError(f"barred has shape {tuple(barred.shape)}, expected {(len(goals), len(places.nodes))}")
-    found = [_of_one(model, places, now[b], around[b : b + 1], goals[b], barred[b], least) for b in range(len(goals))]
+    found = [
+        _of_one(model, places, now[b], around[b : b + 1], goals[b], barred[b], least, bars and partial(bars, b))
+        for b in range(len(goals))
+    ]
     return Towards(places, torch.stack(found))
 
 
 def _of_one(
-    model: LatentModel, places: Places, now: Tensor, around: Tensor, goals: Tensor, barred: Tensor, least: float
-) -> Tensor:
+    model: LatentModel, places: Places, now: Tensor, around: Tensor, goals: Tensor, barred: Tensor, least: float,
+    bars: Callable[[Tensor, Tensor], Tensor] | None,
+) -> Tensor:  # fmt: skip
     """[G, M] blocks from each place to each goal in one scene."""
     nodes, sight = places.nodes, model.sight
     assert sight is not None
@@ -129,6 +140,8 @@ def _of_one(
     best, at = (ends @ nodes.T - half).topk(min(ENDS, len(nodes)), dim=-1)
     # The worst of the ensemble is believed: a way that one member denies is none.
     away = (ends.pow(2).sum(-1, keepdim=True) - 2.0 * best).clamp(min=0.0).sqrt() / places.pace
+    if bars is not None:
+        held |= bars(nodes + still, ends + still)
     leads = (away <= WITHIN) & ~held[..., None] & free[at] & free[None, :, None, None]
     away = torch.where(leads, away, UNREACHED)
     shut = torch.where(free, 0.0, UNREACHED)

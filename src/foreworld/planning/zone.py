@@ -78,6 +78,11 @@ class KeepOut(Tightened):
             least = least.clamp(max=self.far)
         return torch.where(torch.isnan(distance).any(-1), torch.full_like(least, torch.nan), least), scale
 
+    def along(self, start: Tensor, end: Tensor) -> Tensor:
+        """[B, ...] least distance from each subject's box on the straight way from [B, ..., Q] to [B, ..., Q]."""
+        share = torch.arange(BETWEEN + 1) / BETWEEN
+        return self.distance(start[..., None, :] + share[:, None] * (end - start)[..., None, :]).amin(-1)
+
     def distance(self, place: Tensor) -> Tensor:
         """[B, ...] distance of places [B, ..., Q] from each subject's box, negative inside.
 

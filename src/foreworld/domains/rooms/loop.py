@@ -23,7 +23,7 @@ from foreworld.errors import InputError
 from foreworld.forecast.forecaster import Calibration, Forecaster
 from foreworld.planning.goal import Distance
 from foreworld.planning.hierarchy import Towards
-from foreworld.planning.imagined import Places, imagine_ways
+from foreworld.planning.imagined import Bars, Places, imagine_ways
 from foreworld.planning.planners.base import Planner
 from foreworld.planning.planners.cem import CEMConfig, CEMPlanner
 from foreworld.planning.profile import Profile
@@ -209,26 +209,39 @@ class Planned:
         if self.zones is None:
             return GoTo(goals, distance=self._distance())
         if self._towards is None:
-            self._towards = self._ways(self.rail(self.zones))
+            self._towards = self._ways(self.zones)
             self._left = self._towards.left(self._now)[:, 0]
         rail = self.rail(Zones(self.zones.low[self._rows], self.zones.high[self._rows]))
         towards = Towards(self._towards.graph, self._towards.onwards[self._rows])
         left = tuple(self._left[self._rows].tolist())
         return GoTo(goals, (Reach(), rail, WayLeft(left=left)), distance=towards)
 
-    def _ways(self, rail: KeepOut) -> Towards:
+    def _ways(self, zones: Zones) -> Towards:
         """Ways to the goals past waypoints that keep as far from the zone as a plan must."""
         graph = self.prepared.places if self.by == "imagined" else self.prepared.graph
         if graph is None:
             raise InputError("to keep out of a zone waypoints or places are needed; give the recipe some")
-        read = self._model.read(graph.nodes)
-        place = torch.stack([read[name] for name in PLACE], dim=-1).expand(len(self._goals), -1, -1)
+        rail = self.rail(zones)
+        place = self._places(graph.nodes).expand(len(self._goals), -1, -1)
         bound = 0.0
         if self.calibration is not None and self.calibration.trajectory:
             bound = float(self.calibration.trajectory_bounds(rail.name, rail.risk).max())
         scale = max(float(self._model.readout.spread(name)) for name in PLACE)
         barred = rail.distance(place) < bound * scale
-        return self._imagined(barred) if isinstance(graph, Places) else graph.towards(self._goals, barred)
+        if not isinstance(graph, Places):
+            return graph.towards(self._goals, barred)
+
+        def bars(scene: int, starts: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+            one = self.rail(zones.part(slice(scene, scene + 1)))
+            found = one.along(self._places(starts)[None, None, :, None], self._places(ends)[None])
+            return found[0] < bound * scale
+
+        return self._imagined(barred, bars)
+
+    def _places(self, latents: torch.Tensor) -> torch.Tensor:
+        """[..., 2] px where latents [..., D] are."""
+        read = self._model.read(latents)
+        return torch.stack([read[name] for name in PLACE], dim=-1)
 
     def _distance(self) -> Distance | None:
         if self.by == "straight":
@@ -245,8 +258,10 @@ class Planned:
             raise InputError("no temporal distance was learned; let the recipe learn one")
         return self.prepared.temporal
 
-    def _imagined(self, barred: torch.Tensor | None = None) -> Towards:
-        """Ways through each scene as the model imagines them, past places that are not barred [B, M]."""
+    def _imagined(self, barred: torch.Tensor | None = None, bars: Bars | None = None) -> Towards:
+        """Ways through each scene as the model imagines them, past places and by moves that are not barred."""
         if self.prepared.places is None or self._around is None:
             raise InputError("no places were gathered, or the model sees nothing around; give the recipe both")
-        return imagine_ways(self._model, self.prepared.places, self._now, self._around, self._goals, barred=barred)
+        return imagine_ways(
+            self._model, self.prepared.places, self._now, self._around, self._goals, barred=barred, bars=bars
+        )
