@@ -81,7 +81,7 @@ def test_no_way_leaps_over_where_nobody_may_be(places):
 
     def over(scene, starts, ends):
         assert scene == 0
-        return (starts[None, :, None, 0] < 0.05) != (ends[..., 0] < 0.05)
+        return (starts[None, :, None, None, 0] < 0.05) != (ends[..., 0] < 0.05)
 
     free = imagine_ways(Exact(), places, now, around, goals)
     kept = imagine_ways(Exact(), places, now, around, goals, bars=over)

@@ -100,8 +100,8 @@ def imagine_ways(
         around: [B, C, H, W] of the scenes (`LatentModel.around`).
         goals: Latents; NaN where a subject has fewer.
         barred: [B, M] places where nobody may be, for each subject; ways through them do not count.
-        bars: From a subject and moves, from latents [M, D] to latents [E, M, S, D], to which of them [E, M, S] lead
-            through where nobody may be: a move may lead across what is narrower than it.
+        bars: From a subject and moves, from latents [M, D] to places [E, M, S, K, D], to which of them [E, M, S, K]
+            lead through where nobody may be: a move may lead across what is narrower than it.
         least: See `LEAST`.
 
     Raises:
@@ -140,9 +140,9 @@ def _of_one(
     best, at = (ends @ nodes.T - half).topk(min(ENDS, len(nodes)), dim=-1)
     # The worst of the ensemble is believed: a way that one member denies is none.
     away = (ends.pow(2).sum(-1, keepdim=True) - 2.0 * best).clamp(min=0.0).sqrt() / places.pace
-    if bars is not None:
-        held |= bars(nodes + still, ends + still)
     leads = (away <= WITHIN) & ~held[..., None] & free[at] & free[None, :, None, None]
+    if bars is not None:
+        leads &= ~bars(nodes + still, (nodes + still)[at])
     away = torch.where(leads, away, UNREACHED)
     shut = torch.where(free, 0.0, UNREACHED)
     ways = []

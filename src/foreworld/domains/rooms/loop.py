@@ -233,7 +233,7 @@ class Planned:
 
         def bars(scene: int, starts: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
             one = self.rail(zones.part(slice(scene, scene + 1)))
-            found = one.along(self._places(starts)[None, None, :, None], self._places(ends)[None])
+            found = one.along(self._places(starts)[None, None, :, None, None], self._places(ends)[None])
             return found[0] < bound * scale
 
         return self._imagined(barred, bars)
