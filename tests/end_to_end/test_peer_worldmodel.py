@@ -116,9 +116,15 @@ def test_starts_that_are_solved_are_no_success_of_either_loop(script):
         "ours": np.array([True, True, False, False, False]),
     }
     found = script("evaluator").summary(both, [60.0], 0)
-    assert (found["n"], found["solved_at_start"], found["agree"]) == (4, 1, 3)
+    assert (found["n"], found["solved_at_start"], found["unlike"][0]) == (4, 1, 0.25)
     assert found["success_theirs"][0] == 0.5 and found["success_ours"][0] == 0.25
     assert found["difference_points"][0] == 25.0 and found["difference_points"][2] >= 25.0
+
+
+def test_loops_that_end_alike_on_few_starts_may_yet_differ(script):
+    none, all_of_them = np.zeros(42, dtype=bool), np.ones(42, dtype=bool)
+    found = script("evaluator").summary({"solved": none, "theirs": all_of_them, "ours": all_of_them}, [100.0], 0)
+    assert found["difference_points"] == [0.0, 0.0, 0.0] and 0.06 < found["unlike"][2] < 0.1
 
 
 def test_levels_that_differ_by_rounding_are_told_from_others(script):

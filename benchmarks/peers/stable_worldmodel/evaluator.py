@@ -9,7 +9,9 @@ reduces to 64) and calls an episode a success when it terminates. The agent sees
 nothing else. Beside it stand the floors: nobody moves, random actions, and straight for the goal (which knows places).
 
 What is solved at its start is counted and left out of the shares; the peer's own percentage, which counts it, is
-printed, too. The difference between the two loops is paired by start; intervals are 95 %, resampling starts.
+printed, too. The difference between the two loops is paired by start; intervals are 95 %. That of the difference
+resamples starts and is nothing where all end alike; the share that ends unlike has an exact one (Clopper-Pearson), and
+the difference cannot be larger. `same actions` is the share of episodes in which ours did the same bit for bit.
 """
 
 from __future__ import annotations
@@ -128,8 +130,8 @@ def main(given: argparse.Namespace) -> None:
         )
     os.environ.setdefault("FOREWORLD_RUNS", str(ROOT / "runs"))
     report: dict[str, Any] = {"seeds": list(seeds), "n": given.n, "resize": given.resize, "tasks": {}}
-    rows = [("task, arm", "n", "solved at start", "success in theirs", "success in ours", "agree", "difference, points",
-             "World says, %")]  # fmt: skip
+    rows = [("task, arm", "n", "solved at start", "success in theirs, %", "success in ours, %", "difference, points",
+             "end unlike, %", "same actions, %", "World says, %")]  # fmt: skip
     for task in tasks:
         arms: dict[str, Any] = {}
         for arm in ("foreworld", *FLOORS):
@@ -139,7 +141,7 @@ def main(given: argparse.Namespace) -> None:
             arms[arm]["by_seed"] = [
                 {"seed": seed, **{k: [int(x) for x in part[k]] for k in ("solved", "theirs", "ours")},
                  "world_says": part["world_says"], "same_first_frames": part["same_first_frames"],
-                 "same_actions": part["same_actions"]}
+                 "same_actions": part["same_actions"], "counted": int((~part["solved"]).sum())}
                 for seed, part in zip(seeds, parts, strict=True)
             ]  # fmt: skip
             report["tasks"][task] = arms
@@ -261,7 +263,7 @@ def summary(both: dict[str, Any], says: list[float], seed: int) -> dict[str, Any
     """Shares, agreement and the paired difference, of starts that are not solved; points are hundredths."""
     import numpy as np
 
-    from foreworld.evidence.statistics import cluster_bootstrap, wilson
+    from foreworld.evidence.statistics import clopper_pearson, cluster_bootstrap, wilson
 
     left = ~both["solved"]
     theirs, ours = both["theirs"][left].astype(float), both["ours"][left].astype(float)
@@ -271,7 +273,7 @@ def summary(both: dict[str, Any], says: list[float], seed: int) -> dict[str, Any
         "solved_at_start": int(both["solved"].sum()),
         "success_theirs": list(wilson(float(theirs.sum()), float(left.sum()))),
         "success_ours": list(wilson(float(ours.sum()), float(left.sum()))),
-        "agree": int((theirs == ours).sum()),
+        "unlike": list(clopper_pearson(float((theirs != ours).sum()), float(left.sum()))),
         "difference_points": list(apart),
         "world_says_percent": float(np.mean(says)),
     }
@@ -283,7 +285,9 @@ def row_of(name: str, found: dict[str, Any]) -> tuple[str, ...]:
         "{:.1f} ({:.1f} to {:.1f})".format(*(100 * x for x in found[k])) for k in ("success_theirs", "success_ours")
     ]
     apart = "{:.1f} ({:.1f} to {:.1f})".format(*found["difference_points"])
-    return (name, f"{found['n']:,}", f"{found['solved_at_start']:,}", *shares, f"{found['agree']:,}", apart,
+    unlike = "{:.1f} ({:.1f} to {:.1f})".format(*(100 * x for x in found["unlike"]))
+    same = sum(one["same_actions"] * one["counted"] for one in found["by_seed"]) / found["n"]
+    return (name, f"{found['n']:,}", f"{found['solved_at_start']:,}", *shares, apart, unlike, f"{100 * same:.1f}",
             f"{found['world_says_percent']:.1f}")  # fmt: skip
 
 
