@@ -27,7 +27,7 @@ from peer import ROOT, run, seeds_of, table, tell, write_report
 from foreworld.errors import InputError
 
 TASKS = ("two-room", "two-room-far")
-FLOORS = ("nothing", "random", "straight_line")
+ARMS = ("foreworld", "nothing", "random", "straight_line")
 CALLS = [
     {"method": "_set_state", "args": {"state": {"value": "proprio"}}},
     {"method": "_set_goal_state", "args": {"goal_state": {"value": "goal_proprio"}}},
@@ -123,18 +123,19 @@ def main(given: argparse.Namespace) -> None:
 
     torch.set_num_threads(1)
     seeds, tasks = seeds_of(given.seeds), tuple(given.tasks.split(","))
-    unknown = [task for task in tasks if task not in TASKS]
-    if unknown or given.n < 1:
-        raise InputError(
-            f"--tasks are {', '.join(TASKS)}, not {', '.join(unknown)}" if unknown else "--n is at least 1"
-        )
+    chosen = tuple(given.arms.split(","))
+    for option, asked, known in (("tasks", tasks, TASKS), ("arms", chosen, ARMS)):
+        if unknown := [one for one in asked if one not in known]:
+            raise InputError(f"--{option} are {', '.join(known)}; there is no {', '.join(unknown)}")
+    if given.n < 1:
+        raise InputError("--n is at least 1")
     os.environ.setdefault("FOREWORLD_RUNS", str(ROOT / "runs"))
     report: dict[str, Any] = {"seeds": list(seeds), "n": given.n, "resize": given.resize, "tasks": {}}
     rows = [("task, arm", "n", "solved at start", "success in theirs, %", "success in ours, %", "difference, points",
              "end unlike, %", "same actions, %", "World says, %")]  # fmt: skip
     for task in tasks:
         arms: dict[str, Any] = {}
-        for arm in ("foreworld", *FLOORS):
+        for arm in chosen:
             parts = [evaluate(task, arm, seed, given.n, given.resize) for seed in seeds]
             both = {name: np.concatenate([part[name] for part in parts]) for name in ("solved", "theirs", "ours")}
             arms[arm] = summary(both, [part["world_says"] for part in parts], given.seed)
@@ -298,6 +299,7 @@ if __name__ == "__main__":
         seeds={"default": "70", "help": "models and starts, such as 70,71"},
         n={"type": int, "default": 50, "help": "starts a seed"},
         tasks={"default": "two-room", "help": ", ".join(TASKS)},
+        arms={"default": ",".join(ARMS), "help": "who moves"},
         resize={
             "choices": ("ours", "theirs"), "default": "ours",
             "help": "who makes 64 px of their frames: we, by the mean over areas, or World, by a bilinear filter",
