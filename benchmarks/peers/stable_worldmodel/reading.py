@@ -1,13 +1,13 @@
 """Reading windows for training: the peer's HDF5 and Lance stores beside ours, on the same frames.
 
-    python benchmarks/peers/stable_worldmodel/reading.py [--episodes 80] [--repeats 7] [--batches 12]
+    python benchmarks/peers/stable_worldmodel/reading.py [--episodes 80] [--repeats 7] [--turn 0.4]
 
 The same recorded episodes are written by each side's own writer and read as random windows of frames, actions and
 places in batches of 64: theirs by PyTorch's DataLoader as their documentation does, without workers; ours by
-`WindowReader`. In each repeat every reader has its turn. Frames a CPU-second count all threads of the process. The page
-cache is warm. HDF5 is not compressed, ours is (Zstandard, without loss), Lance holds JPEG (which loses): sizes are
-printed. Two readers hold what they read in memory: ours by default where 512 MiB are enough, theirs where its columns
-are named to be cached.
+`WindowReader`. In each repeat every reader has its turn, so many CPU seconds long. Frames a CPU-second count all threads
+of the process. The page cache is warm. HDF5 is not compressed, ours is (Zstandard, without loss), Lance holds JPEG
+(which loses): sizes are printed. Two readers hold what they read in memory: ours by default where 512 MiB are enough,
+theirs where its columns are named to be cached.
 """
 
 from __future__ import annotations
@@ -33,11 +33,17 @@ Next = Callable[[], dict[str, Any]]
 def main(given: argparse.Namespace) -> None:
     import torch
 
-    if min(given.episodes, given.repeats, given.batches) < 1:
-        raise InputError("--episodes, --repeats and --batches are at least 1")
+    if min(given.episodes, given.repeats) < 1 or not given.turn > 0:
+        raise InputError("--episodes and --repeats are at least 1, and --turn is above 0")
     torch.set_num_threads(1)
     found: dict[str, Any] = {}
-    report = {"batch": BATCH, "batches": given.batches, "repeats": given.repeats, "seed": given.seed, "results": found}
+    report = {
+        "batch": BATCH,
+        "turn_cpu_seconds": given.turn,
+        "repeats": given.repeats,
+        "seed": given.seed,
+        "results": found,
+    }
     with tempfile.TemporaryDirectory() as name:
         for size in SIZES:
             tell(f"writing {given.episodes} episodes of {STEPS + 1} frames of {size} px")
@@ -49,7 +55,7 @@ def main(given: argparse.Namespace) -> None:
             for window, (frames, every) in WINDOWS.items():
                 tell(f"reading {size} px, {window}")
                 readers = readers_of(stores, frames, every, given.seed)
-                rates = measure(readers, frames, given.repeats, given.batches)
+                rates = measure(readers, frames, given.repeats, given.turn)
                 found[f"{size} px, {window}"] = {
                     "frames": given.episodes * (STEPS + 1), "bytes_a_frame": sizes, "readers": rates,
                 }  # fmt: skip
@@ -178,7 +184,7 @@ def readers_of(stores: dict[str, Path], frames: int, every: int, seed: int) -> d
     }
 
 
-def measure(readers: dict[str, Next], frames: int, repeats: int, batches: int) -> dict[str, Any]:
+def measure(readers: dict[str, Next], frames: int, repeats: int, turn: float) -> dict[str, Any]:
     """Frames a CPU-second and a second of each reader: least, median, greatest over the repeats."""
     import statistics
 
@@ -189,10 +195,11 @@ def measure(readers: dict[str, Next], frames: int, repeats: int, batches: int) -
         give()
     for _ in range(repeats):
         for name, give in readers.items():
-            cpu, wall = time.process_time(), time.perf_counter()
-            for _ in range(batches):
+            cpu, wall, batches = time.process_time(), time.perf_counter(), 0
+            while (spent := time.process_time() - cpu) < turn:
                 give()
-            rates[name]["cpu"].append(BATCH * frames * batches / (time.process_time() - cpu))
+                batches += 1
+            rates[name]["cpu"].append(BATCH * frames * batches / spent)
             rates[name]["wall"].append(BATCH * frames * batches / (time.perf_counter() - wall))
     return {
         name: {
@@ -224,7 +231,7 @@ if __name__ == "__main__":
         __doc__,
         episodes={"type": int, "default": 80, "help": "recorded"},
         repeats={"type": int, "default": 7, "help": "turns of every reader"},
-        batches={"type": int, "default": 12, "help": "a turn"},
+        turn={"type": float, "default": 0.4, "help": "CPU seconds that a reader's turn lasts at least"},
         seed={"type": int, "default": 70, "help": "of episodes and windows"},
         json={"default": None, "help": "where to write, instead of benchmarks/results/peer-reading.json"},
     )
