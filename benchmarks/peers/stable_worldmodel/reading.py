@@ -4,7 +4,7 @@
 
 The same recorded episodes are written by each side's own writer and read as random windows of frames, actions and
 places in batches of 64: theirs by PyTorch's DataLoader as their documentation does, without workers; ours by
-`WindowReader`. In each repeat every reader has its turn, so many CPU seconds long. Frames a CPU-second count all threads
+`WindowReader`. In each repeat every reader has its turn of so many CPU seconds. Frames a CPU-second count all threads
 of the process. The page cache is warm. HDF5 is not compressed, ours is (Zstandard, without loss), Lance holds JPEG
 (which loses): sizes are printed. Two readers hold what they read in memory: ours by default where 512 MiB are enough,
 theirs where its columns are named to be cached.
