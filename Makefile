@@ -8,11 +8,12 @@ TORCH := torch==2.13.0
 SIMULATOR := simglucose==0.2.11
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
-.PHONY: help install peers demo test check bench clean
+.PHONY: help install peers peers-worldmodel demo test check bench clean
 
 help:
 	@echo "make install   .venv with everything that this project uses here"
 	@echo "make peers     what others made and some evidence stands beside: oref0 (needs npm), d3rlpy, ICU-Sepsis"
+	@echo "make peers-worldmodel   stable-worldmodel, whose task domain rooms has; 8 GB, apart from the others"
 	@echo "make demo      learn a world model, plan insulin for patients that it never saw, write a report"
 	@echo "make test      all tests"
 	@echo "make check     style, types, import contracts, module sizes"
@@ -43,6 +44,14 @@ peers: install
 	@$(PYTHON) -m venv runs/peers/offline_rl/venv
 	@runs/peers/offline_rl/venv/bin/python -m pip install -qq --disable-pip-version-check '$(TORCH)'
 	@runs/peers/offline_rl/venv/bin/python -m pip install -qq --disable-pip-version-check -r benchmarks/peers/offline_rl/requirements.txt
+
+# The builds of torch for CPUs and torchvision of PyPI do not go together, so both are the builds of PyPI (===).
+peers-worldmodel:
+	@$(PYTHON) -m venv runs/peers/stable_worldmodel/venv
+	@echo "[1/2] torch"
+	@runs/peers/stable_worldmodel/venv/bin/python -m pip install -qq --disable-pip-version-check 'torch===2.13.0' 'torchvision===0.28.0'
+	@echo "[2/2] stable-worldmodel and what foreworld needs beside it"
+	@runs/peers/stable_worldmodel/venv/bin/python -m pip install -qq --disable-pip-version-check -r benchmarks/peers/stable_worldmodel/requirements.txt
 
 demo: install
 	@$(BIN)/foreworld demo
