@@ -214,14 +214,15 @@ def _record(stages: Stages, store: Path, recipe: RoomsRecipe, seed: int, report:
     done = len(EpisodeStore.open(store)) if (store / "zarr.json").is_file() else 0
     if done < recipe.episodes:
         report(f"recording {recipe.episodes} episodes of {recipe.steps} steps")
+        rooms = recipe.rooms.of(seed)
         with stages.stage("record"):
             for first in range(done, recipe.episodes, SIDE_BY_SIDE):
                 numbers = range(first, min(first + SIDE_BY_SIDE, recipe.episodes))
                 seeds = scene_seeds(seed, numbers)
                 own = [scene_seeds(seed, range(n, n + 1))[0] for n in (k - k % recipe.walkers for k in numbers)]
-                source = RoomsSource(recipe.rooms, seeds, own)
+                source = RoomsSource(rooms, seeds, own)
                 mover = Mover(source, Roam() if recipe.behaviour == "roam" else Mixed(Roam(), Expert()), seeds)
-                record(source, mover, store, seed=seeds[0], steps=recipe.steps, schema=schema_of(recipe.rooms))
+                record(source, mover, store, seed=seeds[0], steps=recipe.steps, schema=schema_of(rooms))
     data = EpisodeStore.open(store)
     (name, part), (_, held) = SPLIT.split("/"), CHECK.split("/")
     if name not in data.splits():

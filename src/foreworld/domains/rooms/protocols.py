@@ -54,6 +54,7 @@ class ReachConfig(Options):
         recipe: Of the model.
         count: Starts a seed.
         ahead: Steps after which a held-out episode's place is the goal; 0 draws start and goal.
+        doors: Where they are drawn, the least number of doors on the way.
         budget: Actions an episode has at most.
         by: How far a goal is to `foreworld`.
         horizon: Blocks that are planned ahead where the distance goes round walls.
@@ -64,6 +65,7 @@ class ReachConfig(Options):
     recipe: RoomsRecipe
     count: int = 400
     ahead: int = 0
+    doors: int = 1
     budget: int = 100
     by: By = "temporal"
     horizon: int = 3
@@ -173,7 +175,7 @@ def film_of(name: str, config: ReachConfig, request: Request, folder: Path) -> P
     place = runs() / recipe.key(seed)
     prepared = prepare(place, recipe, seed=seed, progress="none", report=request.tell)
     pairs = pairs_of(config, seed, FILMED)
-    scenes = Scenes(config.rooms, pairs.seeds[:FILMED])
+    scenes = Scenes(config.rooms.of(seed), pairs.seeds[:FILMED])
     scenes.place(pairs.start[:FILMED], pairs.goal[:FILMED])
     job = Job("foreworld", seed, config, place, FILMED)
     player = player_of(job, prepared)
@@ -215,17 +217,19 @@ def run_job(job: Job) -> Outcome:
     pairs = pairs_of(config, job.seed, job.count)
     prepared = prepare(job.folder, config.recipe, seed=job.seed, progress="none") if job.arm in LEARNED else None
     player = player_of(job, prepared)
-    return joined([play(player, config, pairs, slice(at, at + TOGETHER)) for at in range(0, len(pairs), TOGETHER)])
+    parts = [slice(at, at + TOGETHER) for at in range(0, len(pairs), TOGETHER)]
+    return joined([play(player, config, pairs, job.seed, part) for part in parts])
 
 
 def pairs_of(config: ReachConfig, seed: int, count: int) -> Pairs:
     """Starts and goals of a seed."""
-    return ahead(config.rooms, seed, count, config.ahead) if config.ahead else drawn(config.rooms, seed, count)
+    rooms = config.rooms.of(seed)
+    return ahead(rooms, seed, count, config.ahead) if config.ahead else drawn(rooms, seed, count, doors=config.doors)
 
 
-def play(player: Player, config: ReachConfig, pairs: Pairs, part: slice) -> Outcome:
-    """Some of the pairs."""
-    scenes = Scenes(config.rooms, pairs.seeds[part])
+def play(player: Player, config: ReachConfig, pairs: Pairs, seed: int, part: slice) -> Outcome:
+    """Some of the pairs of a seed."""
+    scenes = Scenes(config.rooms.of(seed), pairs.seeds[part])
     frames = scenes.place(pairs.start[part], pairs.goal[part])
     return run_scenes(player, scenes, config.budget, frames=frames)
 
