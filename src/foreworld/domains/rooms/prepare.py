@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -53,9 +53,12 @@ class RoomsRecipe(Options):
         train: Training; its seed is replaced.
         temporal: How a temporal distance is learned, of latents one block apart; None learns none.
         waypoints: Of the graph; 0 makes none.
+        astray: How far from all of them a plan may lead, as in `WaypointGraph.build`.
         places: By which ways through a scene of its own are imagined; 0 gathers none.
         gate: What the model must show on a twentieth of the scenes, which it does not learn from; None asks nothing.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"astray"})
 
     name: str
     rooms: RoomsConfig = RoomsConfig()
@@ -73,6 +76,7 @@ class RoomsRecipe(Options):
         block=1, fit=FitConfig(steps=600, lr=3e-3, warmup=50, floor=0.02, weight_decay=1e-4, threads=1)
     )
     waypoints: int = Field(default=600, ge=0)
+    astray: float | None = Field(default=None, ge=1)
     places: int = Field(default=0, ge=0)
     gate: Gate | None = Gate()
 
@@ -174,7 +178,7 @@ def learn_ways(model: LatentModel, store: str | Path, folder: Path, recipe: Room
     paths, episodes = paths_of(model, store)
     if recipe.waypoints:
         count = min(recipe.waypoints, paths.shape[0] * paths.shape[1])
-        WaypointGraph.build(paths, nodes=count, seed=seed).save(folder)
+        WaypointGraph.build(paths, nodes=count, seed=seed, astray=recipe.astray).save(folder)
     if recipe.places:
         count = min(recipe.places, paths.shape[0] * paths.shape[1])
         Places.gather(paths, moved_of(model, store, seed), count=count, seed=seed).save(folder)

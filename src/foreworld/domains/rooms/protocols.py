@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from foreworld.evidence.sampled import run_sampled
 from foreworld.evidence.samples import Samples
 from foreworld.learning.fit import FitConfig
 from foreworld.learning.latent import TrainLatentConfig
+from foreworld.model.dynamics import HorizonGrid
 from foreworld.model.latent_loss import LatentLossConfig
 from foreworld.model.latent_model import LatentConfig
 
@@ -60,6 +61,8 @@ class ReachConfig(Options):
         horizon: Blocks that are planned ahead where the distance goes round walls.
         flat_horizon: Blocks that `foreworld_flat` plans ahead, by latent distance.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"doors"})
 
     rooms: RoomsConfig = RoomsConfig()
     recipe: RoomsRecipe
@@ -96,6 +99,29 @@ SIGHTED = RoomsRecipe(
 DISC = {"other": True}
 WITH_DISC = SIGHTED.model_copy(update={"name": "distractor", "rooms": SIGHTED.rooms.model_copy(update=DISC)})
 
+# One maze a seed, the same in training and evaluation; start and goal are others. A goal lies far beyond any horizon.
+MAZE = RoomsConfig(layout="maze", cells=4, shared="seed")
+MAZE_BLOCKS = HorizonGrid(points=tuple(range(2, 21, 2)))  # a block is shorter than walls are thick
+IN_A_MAZE = SIGHTED.model_copy(
+    update={
+        "name": "maze",
+        "rooms": MAZE,
+        "episodes": 600,
+        "steps": 200,
+        "walkers": 1,
+        "behaviour": "mixed",
+        "waypoints": 800,
+        "astray": 1.5,
+        "places": 0,
+        "train": SIGHTED.train.model_copy(
+            update={
+                "model": SIGHTED.train.model.model_copy(update={"grid": MAZE_BLOCKS}),
+                "fit": SIGHTED.train.fit.model_copy(update={"steps": 500}),
+            }
+        ),
+    }
+)
+
 TASKS: dict[str, tuple[str, ReachConfig]] = {
     "two-room": (
         "The two rooms of swm/TwoRoom-v1; the goal is where a held-out noisy expert was 25 steps later; 50 actions.",
@@ -117,6 +143,11 @@ TASKS: dict[str, tuple[str, ReachConfig]] = {
     "distractor": (
         "The same with a disc that drifts about by itself, and is elsewhere in the goal's frame.",
         ReachConfig(rooms=RANDOM.model_copy(update=DISC), recipe=WITH_DISC, budget=200, by="imagined"),
+    ),
+    "maze": (
+        "Sixteen rooms, a maze of its own for each seed, which recording and evaluation share; at least four "
+        "doors, and up to fifteen, between start and goal; 250 actions.",
+        ReachConfig(rooms=MAZE, recipe=IN_A_MAZE, doors=4, budget=250, by="waypoints", horizon=5),
     ),
 }
 
@@ -151,8 +182,9 @@ def protocols() -> tuple[Protocol, ...]:
 
 
 def arms_of(config: ReachConfig) -> tuple[str, ...]:
-    """Those that there are for a task: waypoints alone where the recipe makes some."""
-    return tuple(arm for arm in ARMS if arm != "foreworld_waypoints" or config.recipe.waypoints)
+    """Those that there are for a task: waypoints besides where the recipe makes some."""
+    apart = config.recipe.waypoints and config.by != "waypoints"
+    return tuple(arm for arm in ARMS if arm != "foreworld_waypoints" or apart)
 
 
 def _runner(name: str, config: ReachConfig) -> Callable[[Request], Sequence[Row]]:
