@@ -1,11 +1,13 @@
+import math
 from itertools import pairwise
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from foreworld.errors import FormatError, InputError
 from foreworld.planning.goal import GoalObjective, squared_distance
-from foreworld.planning.hierarchy import UNREACHED, WaypointGraph
+from foreworld.planning.hierarchy import UNREACHED, WaypointGraph, spaced
 from foreworld.planning.profile import Profile
 
 
@@ -61,11 +63,45 @@ def test_where_nobody_may_be_no_way_leads_through(graph):
         graph.towards(goals, barred[None])
 
 
+def test_a_plan_that_goes_astray_leads_nowhere_even_where_it_comes_back():
+    goals = torch.tensor([[[0.0, 2.0]]])
+    through_the_wall = torch.tensor([[[[[0.0, 0.0], [0.0, 1.0], [0.0, 2.0]]]]])
+    bold = WaypointGraph.build(walks(), nodes=200, seen=1, seed=3)
+    careful = WaypointGraph.build(walks(), nodes=200, seen=1, seed=3, astray=1.5)
+    assert math.isinf(bold.known) and careful.known < 0.6
+    assert (bold.distance(through_the_wall, goals) < UNREACHED).all()
+    found = careful.distance(through_the_wall, goals).flatten()
+    assert found[0] < 20.0 and (found[1:] >= UNREACHED).all()
+    along = torch.tensor([[[[[6.0, 0.0], [7.0, 0.0], [7.0, 1.0]]]]])
+    assert (careful.distance(along, goals) < 12.0).all()
+    with pytest.raises(InputError, match="at least 1"):
+        WaypointGraph.build(walks(), nodes=40, astray=0.5)
+
+
+def test_spaced_waypoints_are_also_where_hardly_anybody_was():
+    crowd = 0.1 * torch.randn(5000, 2, generator=torch.Generator().manual_seed(1))
+    seldom = torch.tensor([[5.0, 0.0], [6.0, 0.0]])
+    points = torch.cat([crowd, seldom])
+    nodes, farthest = spaced(points, 10, seed=2)
+    apart = torch.cdist(points, nodes).amin(1)
+    assert farthest == pytest.approx(float(apart.max())) and farthest < 0.3
+    assert float(torch.cdist(seldom, nodes).amin(1).max()) == 0.0
+    with pytest.raises(InputError, match="record more"):
+        spaced(points, 6000)
+
+
 def test_waypoints_are_written_and_read(graph, tmp_path):
     graph.save(tmp_path)
     again = WaypointGraph.load(tmp_path)
     assert torch.equal(again.nodes, graph.nodes) and torch.equal(again.blocks, graph.blocks)
-    assert again.pace == graph.pace
+    assert again.pace == graph.pace and math.isinf(again.known)
+    careful = WaypointGraph.build(walks(), nodes=40, seed=3, astray=2.0)
+    careful.save(tmp_path)
+    assert WaypointGraph.load(tmp_path).known == careful.known < math.inf
+    earlier = load_file(tmp_path / WaypointGraph.file)
+    earlier.pop("known")
+    save_file(earlier, tmp_path / WaypointGraph.file)
+    assert math.isinf(WaypointGraph.load(tmp_path).known)
     with pytest.raises(FormatError, match="no waypoints"):
         WaypointGraph.load(tmp_path / "elsewhere")
     (tmp_path / "waypoints.safetensors").write_bytes(b"no")

@@ -6,11 +6,15 @@
 The distance of two scenes in a latent space is that of the bird, not of the walker: it leads a short plan against the
 wall behind which the goal lies. The graph knows ways that were walked (compare Savinov et al. 2018, semi-parametric
 topological memory; Eysenbach et al. 2019, search on the replay buffer). It is made of observed transitions alone.
+
+A search looks for the places where a model is wrong: a plan that is imagined half through a wall is near waypoints of
+the other side, and seems to be a short cut. So a plan may be told to stay near what was seen (`astray`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -33,17 +37,22 @@ class Waypoints:
     Attributes:
         nodes: [M, D] latents.
         pace: Latent distance that a block usually covers.
+        known: Blocks; what is farther from every waypoint is no place that anybody has seen, and a plan that leads
+            there leads nowhere.
     """
 
     nodes: Tensor
     pace: float
+    known: float = field(default=math.inf, kw_only=True)
 
     file: ClassVar[str]
 
     def save(self, folder: str | Path) -> None:
         """Write all of it into a folder."""
-        tensors = {name: torch.as_tensor(value) for name, value in vars(self).items()}
-        tensors["pace"] = torch.tensor(self.pace, dtype=torch.float64)
+        tensors = {
+            name: torch.tensor(value, dtype=torch.float64) if isinstance(value, float) else value
+            for name, value in vars(self).items()
+        }
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, Path(folder) / self.file)
 
     @classmethod
@@ -56,8 +65,9 @@ class Waypoints:
         path = Path(folder) / cls.file
         try:
             found = load_file(path)
+            found.setdefault("known", torch.tensor(math.inf))  # earlier files have none
             given: dict[str, Any] = {one.name: found[one.name] for one in fields(cls)}
-            return cls(**given | {"pace": float(found["pace"])})
+            return cls(**given | {name: float(found[name]) for name in ("pace", "known")})
         except (OSError, SafetensorError, KeyError) as error:
             raise FormatError(f"{path} holds no {path.stem}: {error}; make them again") from error
 
@@ -90,7 +100,16 @@ class WaypointGraph(Waypoints):
     file = "waypoints.safetensors"
 
     @classmethod
-    def build(cls, clips: Tensor, *, nodes: int = 600, seen: int = 2, rounds: int = 8, seed: int = 0) -> WaypointGraph:
+    def build(
+        cls,
+        clips: Tensor,
+        *,
+        nodes: int = 600,
+        seen: int = 2,
+        rounds: int = 8,
+        seed: int = 0,
+        astray: float | None = None,
+    ) -> WaypointGraph:
         """From latents of clips, one block apart.
 
         Args:
@@ -99,16 +118,24 @@ class WaypointGraph(Waypoints):
             seen: How often a transition must have been seen to count.
             rounds: Of k-means.
             seed: Of its start.
+            astray: Waypoints are spaced evenly instead, and a plan leads nowhere that is so many times farther from
+                all of them than anything seen is; at least 1.
 
         Raises:
-            InputError: There are fewer latents than waypoints.
+            InputError: There are fewer latents than waypoints, or `astray` is less than 1.
         """
-        points = clips.flatten(0, 1)
-        centres = centres_of(points, nodes, rounds=rounds, seed=seed)
+        points, pace, known = clips.flatten(0, 1), pace_of(clips), math.inf
+        if astray is None:
+            centres = centres_of(points, nodes, rounds=rounds, seed=seed)
+        elif astray < 1.0:
+            raise InputError(f"astray is {astray:g}: what was seen would be astray itself; give at least 1")
+        else:
+            centres, farthest = spaced(points, nodes, seed=seed)
+            known = astray * farthest / pace
         at = _nearest(points, centres).reshape(clips.shape[:2])
         pairs = at[:, :-1].flatten() * len(centres) + at[:, 1:].flatten()
         often = torch.bincount(pairs, minlength=len(centres) ** 2).reshape(len(centres), -1)
-        return cls(centres, pace_of(clips), _shortest(often >= seen))
+        return cls(centres, pace, _shortest(often >= seen), known=known)
 
     def distance(self, latents: Tensor, goals: Tensor) -> Tensor:
         """[E, B, S, H, G] blocks from latents [E, B, S, H, D] to goals [B, G, D]; see `Towards`."""
@@ -161,7 +188,7 @@ class Towards:
     def __call__(self, latents: Tensor, goals: Tensor) -> Tensor:
         """[E, B, S, H, G] blocks from latents [E, B, S, H, D]: to a waypoint, and on from there.
 
-        Within a block of the goal it is the way there directly.
+        Within a block of the goal it is the way there directly. From where a plan goes astray it leads nowhere.
         """
         shape = latents.shape[:-1]
         flat = latents.transpose(0, 1).flatten(1, 3)  # [B, E S H, D]
@@ -172,7 +199,12 @@ class Towards:
         for g in range(goals.shape[1]):
             by_way = (away + self.onwards[:, g].gather(1, at.flatten(1)).reshape(at.shape)).amin(-1)
             found.append(torch.where(by_way <= 2.0, torch.minimum(by_way, direct[..., g]), by_way))
-        return torch.stack(found, dim=-1).reshape(shape[1], shape[0], *shape[2:], -1).transpose(0, 1)
+        whole = torch.stack(found, dim=-1).reshape(shape[1], shape[0], *shape[2:], -1).transpose(0, 1)
+        if math.isinf(self.graph.known):
+            return whole
+        astray = (away[..., 0] > self.graph.known).reshape(shape[1], shape[0], *shape[2:]).transpose(0, 1)
+        # Behind a wall it was gone through there are waypoints again.
+        return whole + UNREACHED * (astray.cumsum(-1) > 0)[..., None]
 
     def left(self, latents: Tensor) -> Tensor:
         """[B, G] whether a way from latents [B, D] to each goal is left."""
@@ -197,6 +229,26 @@ def centres_of(points: Tensor, count: int, *, rounds: int = 8, seed: int = 0) ->
         sums = torch.zeros_like(centres).index_add_(0, nearest, points)
         centres = torch.where(often > 0, sums / often.clamp(min=1), centres)
     return centres
+
+
+def spaced(points: Tensor, count: int, *, seed: int = 0) -> tuple[Tensor, float]:
+    """[count, D] of latents [N, D], each the farthest from those before it, and how far any is from all of them.
+
+    A farthest-first traversal (Gonzalez 1985): where somebody passed seldom and fast, such as in a door, there are as
+    many as where everybody was.
+
+    Raises:
+        InputError: There are fewer latents.
+    """
+    if len(points) < count:
+        raise InputError(f"{len(points)} latents give no {count} waypoints; record more, or ask for fewer")
+    generator = torch.Generator().manual_seed(seed)
+    chosen = [int(torch.randint(len(points), (), generator=generator))]
+    away = (points - points[chosen[0]]).pow(2).sum(-1)
+    for _ in range(count - 1):
+        chosen.append(int(away.argmax()))
+        away = torch.minimum(away, (points - points[chosen[-1]]).pow(2).sum(-1))
+    return points[chosen].clone(), float(away.max().sqrt())
 
 
 def pace_of(clips: Tensor) -> float:

@@ -249,7 +249,9 @@ class Planned:
         if self.by == "waypoints":
             if self.prepared.graph is None:
                 raise InputError("no waypoints were made; give the recipe some")
-            return self.prepared.graph.distance
+            if self._towards is None:
+                self._towards = self.prepared.graph.towards(self._goals)
+            return Towards(self._towards.graph, self._towards.onwards[self._rows])
         if self.by == "imagined":
             if self._towards is None:
                 self._towards = self._imagined()

@@ -10,7 +10,10 @@ from foreworld.domains.rooms.behaviour import Expert
 from foreworld.domains.rooms.layout import FloatArray
 from foreworld.domains.rooms.prepare import scene_seeds
 from foreworld.domains.rooms.scene import RoomsConfig, Scenes
+from foreworld.domains.rooms.way import Way
+from foreworld.errors import InputError
 
+TRIES = 200  # times that a start and a goal are drawn anew
 LONGEST = 100  # actions of a held-out episode at most, as in the peer's own collection
 
 
@@ -33,11 +36,30 @@ class Pairs:
         return len(self.seeds)
 
 
-def drawn(config: RoomsConfig, seed: int, count: int) -> Pairs:
-    """Start and goal as the scene draws them: in different rooms, or as the configuration says."""
+def drawn(config: RoomsConfig, seed: int, count: int, *, doors: int = 1) -> Pairs:
+    """Start and goal as the scene draws them: in different rooms, or as the configuration says.
+
+    Args:
+        config: Of the scenes.
+        seed: Of the evaluation.
+        count: Pairs.
+        doors: On the way from start to goal, at least; pairs with fewer are drawn anew.
+
+    Raises:
+        InputError: No way through the scenes has so many doors.
+    """
     seeds = scene_seeds(seed, range(count), held_out=True)
     scenes = Scenes(config, seeds)
     scenes.reset()
+    if doors > 1:
+        ways = [Way.find(scenes.layouts, n) for n in range(count)]
+        for _ in range(TRIES):
+            near = [way.between(scenes.position[n], scenes.goal[n]) < doors for n, way in enumerate(ways)]
+            if not any(near):
+                break
+            scenes.restart(np.array(near))
+        else:
+            raise InputError(f"no start and goal with {doors} doors between them were found; ask for fewer")
     return Pairs(tuple(seeds), scenes.position.copy(), scenes.goal.copy())
 
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -53,9 +53,12 @@ class RoomsRecipe(Options):
         train: Training; its seed is replaced.
         temporal: How a temporal distance is learned, of latents one block apart; None learns none.
         waypoints: Of the graph; 0 makes none.
+        astray: How far from all of them a plan may lead, as in `WaypointGraph.build`.
         places: By which ways through a scene of its own are imagined; 0 gathers none.
         gate: What the model must show on a twentieth of the scenes, which it does not learn from; None asks nothing.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"astray"})
 
     name: str
     rooms: RoomsConfig = RoomsConfig()
@@ -73,6 +76,7 @@ class RoomsRecipe(Options):
         block=1, fit=FitConfig(steps=600, lr=3e-3, warmup=50, floor=0.02, weight_decay=1e-4, threads=1)
     )
     waypoints: int = Field(default=600, ge=0)
+    astray: float | None = Field(default=None, ge=1)
     places: int = Field(default=0, ge=0)
     gate: Gate | None = Gate()
 
@@ -178,7 +182,7 @@ def learn_ways(model: LatentModel, store: str | Path, folder: Path, recipe: Room
     paths, episodes = paths_of(model, store)
     if recipe.waypoints:
         count = min(recipe.waypoints, paths.shape[0] * paths.shape[1])
-        WaypointGraph.build(paths, nodes=count, seed=seed).save(folder)
+        WaypointGraph.build(paths, nodes=count, seed=seed, astray=recipe.astray).save(folder)
     if recipe.places:
         count = min(recipe.places, paths.shape[0] * paths.shape[1])
         Places.gather(paths, moved_of(model, store, seed), count=count, seed=seed).save(folder)
@@ -218,14 +222,15 @@ def _record(stages: Stages, store: Path, recipe: RoomsRecipe, seed: int, report:
     done = len(EpisodeStore.open(store)) if (store / "zarr.json").is_file() else 0
     if done < recipe.episodes:
         report(f"recording {recipe.episodes} episodes of {recipe.steps} steps")
+        rooms = recipe.rooms.of(seed)
         with stages.stage("record"):
             for first in range(done, recipe.episodes, SIDE_BY_SIDE):
                 numbers = range(first, min(first + SIDE_BY_SIDE, recipe.episodes))
                 seeds = scene_seeds(seed, numbers)
                 own = [scene_seeds(seed, range(n, n + 1))[0] for n in (k - k % recipe.walkers for k in numbers)]
-                source = RoomsSource(recipe.rooms, seeds, own)
+                source = RoomsSource(rooms, seeds, own)
                 mover = Mover(source, Roam() if recipe.behaviour == "roam" else Mixed(Roam(), Expert()), seeds)
-                record(source, mover, store, seed=seeds[0], steps=recipe.steps, schema=schema_of(recipe.rooms))
+                record(source, mover, store, seed=seeds[0], steps=recipe.steps, schema=schema_of(rooms))
     data = EpisodeStore.open(store)
     (name, part), (_, held) = SPLIT.split("/"), CHECK.split("/")
     if name not in data.splits():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -31,6 +31,7 @@ from foreworld.evidence.samples import Samples
 from foreworld.learning.figure_probe import draw_probe, read_log
 from foreworld.learning.fit import FitConfig
 from foreworld.learning.latent import TrainLatentConfig
+from foreworld.model.dynamics import HorizonGrid
 from foreworld.model.latent_loss import LatentLossConfig
 from foreworld.model.latent_model import LatentConfig
 
@@ -53,15 +54,19 @@ class ReachConfig(ExperimentConfig):
     Attributes:
         rooms: What scenes are like.
         ahead: Steps after which a held-out episode's place is the goal; 0 draws start and goal.
+        doors: Where they are drawn, the least number of doors on the way.
         budget: Actions an episode has at most.
         by: How far a goal is to `foreworld`.
         horizon: Blocks that are planned ahead where the distance goes round walls.
         flat_horizon: Blocks that `foreworld_flat` plans ahead, by latent distance.
     """
 
+    later: ClassVar[frozenset[str]] = frozenset({"doors"})
+
     rooms: RoomsConfig = RoomsConfig()
     count: int = 400
     ahead: int = 0
+    doors: int = 1
     budget: int = 100
     by: By = "temporal"
     horizon: int = 3
@@ -92,6 +97,29 @@ SIGHTED = RoomsRecipe(
 DISC: dict[str, Any] = {"other": True}
 WITH_DISC = SIGHTED.model_copy(update={"name": "distractor", "rooms": SIGHTED.rooms.model_copy(update=DISC)})
 
+# One maze a seed, the same in training and evaluation; start and goal are others. A goal lies far beyond any horizon.
+MAZE = RoomsConfig(layout="maze", cells=4, shared="seed")
+MAZE_BLOCKS = HorizonGrid(points=tuple(range(2, 21, 2)))  # a block is shorter than walls are thick
+IN_A_MAZE = SIGHTED.model_copy(
+    update={
+        "name": "maze",
+        "rooms": MAZE,
+        "episodes": 600,
+        "steps": 200,
+        "walkers": 1,
+        "behaviour": "mixed",
+        "waypoints": 800,
+        "astray": 1.5,
+        "places": 0,
+        "train": SIGHTED.train.model_copy(
+            update={
+                "model": SIGHTED.train.model.model_copy(update={"grid": MAZE_BLOCKS}),
+                "fit": SIGHTED.train.fit.model_copy(update={"steps": 500}),
+            }
+        ),
+    }
+)
+
 TASKS: dict[str, tuple[str, ReachConfig]] = {
     "two-room": (
         "The two rooms of swm/TwoRoom-v1; the goal is where a held-out noisy expert was 25 steps later; 50 actions.",
@@ -113,6 +141,11 @@ TASKS: dict[str, tuple[str, ReachConfig]] = {
     "distractor": (
         "The same with a disc that drifts about by itself, and is elsewhere in the goal's frame.",
         ReachConfig(rooms=RANDOM.model_copy(update=DISC), recipe=WITH_DISC, budget=200, by="imagined"),
+    ),
+    "maze": (
+        "Sixteen rooms, a maze of its own for each seed, which recording and evaluation share; at least four "
+        "doors, and up to fifteen, between start and goal; 250 actions.",
+        ReachConfig(rooms=MAZE, recipe=IN_A_MAZE, doors=4, budget=250, by="waypoints", horizon=5),
     ),
 }
 
@@ -137,8 +170,9 @@ def experiment(name: str, description: str, config: ReachConfig) -> Experiment[R
 
 
 def arms_of(config: ReachConfig) -> tuple[str, ...]:
-    """Those that there are for a task: waypoints alone where the recipe makes some."""
-    return tuple(arm for arm in ARMS if arm != "foreworld_waypoints" or config.recipe.waypoints)
+    """Those that there are for a task: waypoints besides where the recipe makes some."""
+    apart = config.recipe.waypoints and config.by != "waypoints"
+    return tuple(arm for arm in ARMS if arm != "foreworld_waypoints" or apart)
 
 
 def _filmer(name: str, config: ReachConfig) -> Callable[[Request, Path], Path]:
@@ -154,7 +188,7 @@ def film_of(name: str, config: ReachConfig, request: Request, folder: Path) -> P
     place = runs() / recipe.key(seed)
     prepared = prepare(place, recipe, seed=seed, progress="none", report=request.tell)
     pairs = pairs_of(config, seed, FILMED)
-    scenes = Scenes(config.rooms, pairs.seeds[:FILMED])
+    scenes = Scenes(config.rooms.of(seed), pairs.seeds[:FILMED])
     scenes.place(pairs.start[:FILMED], pairs.goal[:FILMED])
     job = Job("foreworld", seed, config, place, FILMED)
     player = player_of(job, prepared)
@@ -172,17 +206,19 @@ def run_job(job: Job[ReachConfig]) -> Outcome:
     pairs = pairs_of(config, job.seed, job.count)
     prepared = prepare(job.folder, config.recipe, seed=job.seed, progress="none") if job.arm not in UNLEARNED else None
     player = player_of(job, prepared)
-    return joined([play(player, config, pairs, slice(at, at + TOGETHER)) for at in range(0, len(pairs), TOGETHER)])
+    parts = [slice(at, at + TOGETHER) for at in range(0, len(pairs), TOGETHER)]
+    return joined([play(player, config, pairs, job.seed, part) for part in parts])
 
 
 def pairs_of(config: ReachConfig, seed: int, count: int) -> Pairs:
     """Starts and goals of a seed."""
-    return ahead(config.rooms, seed, count, config.ahead) if config.ahead else drawn(config.rooms, seed, count)
+    rooms = config.rooms.of(seed)
+    return ahead(rooms, seed, count, config.ahead) if config.ahead else drawn(rooms, seed, count, doors=config.doors)
 
 
-def play(player: Player, config: ReachConfig, pairs: Pairs, part: slice) -> Outcome:
-    """Some of the pairs."""
-    scenes = Scenes(config.rooms, pairs.seeds[part])
+def play(player: Player, config: ReachConfig, pairs: Pairs, seed: int, part: slice) -> Outcome:
+    """Some of the pairs of a seed."""
+    scenes = Scenes(config.rooms.of(seed), pairs.seeds[part])
     frames = scenes.place(pairs.start[part], pairs.goal[part])
     return run_scenes(player, scenes, config.budget, frames=frames)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,8 @@ class RoomsConfig(Options):
         layout: `two_rooms` as in `swm/TwoRoom-v1`, `random_two_rooms` with a wall and a door of its own in each scene,
             or a `maze` of its own.
         cells: Rooms a side of a maze.
-        shared: Seed of one layout for all scenes; None gives each its own.
+        shared: Seed of one layout for all scenes; None gives each its own. With `seed` it is the seed of the recording
+            or the evaluation (`of`).
         part: Of random two rooms: `all` of them, those that may be `seen` in training, or the `unseen` others.
         frame: Side of a frame, px.
         radius: Of the agent, px of the scene.
@@ -49,7 +50,7 @@ class RoomsConfig(Options):
 
     layout: Literal["two_rooms", "random_two_rooms", "maze"] = "two_rooms"
     cells: int = Field(default=4, ge=2)
-    shared: int | None = None
+    shared: int | Literal["seed"] | None = None
     part: Part = "all"
     frame: int = Field(default=64, ge=8)
     radius: float = Field(default=7.0, gt=0)
@@ -62,10 +63,16 @@ class RoomsConfig(Options):
     background_colour: tuple[int, int, int] = (255, 255, 255)
     view: float = Field(default=1.0, gt=0, le=2)
 
+    def of(self, seed: int) -> Self:
+        """What scenes are like under a seed: the same, but for a layout that they share and that is the seed's."""
+        return self.model_copy(update={"shared": seed}) if self.shared == "seed" else self
+
     def layouts(self, generators: Sequence[np.random.Generator]) -> Layouts:
         """One layout a generator."""
         if self.layout == "two_rooms":
             return two_rooms(len(generators))
+        if self.shared == "seed":
+            raise InputError("the layout that scenes share is that of a seed: take the configuration `of` one")
         if self.shared is not None:
             return self._own(np.random.default_rng(self.shared)).select(np.zeros(len(generators), dtype=np.int64))
         return Layouts.stack([self._own(generator) for generator in generators])
