@@ -60,6 +60,28 @@ TABLES: dict[str, tuple[Table, ...]] = {
               rows=tuple(FACTORS), arm=arm)
         for arm, told in (("foreworld_ungated", "the model as it is"), ("foreworld", "refusing what is unfamiliar"))
     ),
+    "rooms/fast-mode": (
+        Table("Success", "arm", ("success", "success_share", "solved_at_start", "steps_to_goal", "refusals",
+                                 "searched"), seeds="success"),
+        Table("CPU time", "arm", ("cpu_ms_one_scene", "planning_ms_one_scene", "planning_share", "cpu_ms_per_decision",
+                                  "train_cpu_seconds", "distil_cpu_seconds")),
+    ),
+    "rooms/speed": (
+        Table("Deciding", "arm", ("cpu_ms_one_scene", "planning_ms_one_scene", "cpu_ms_per_decision",
+                                  "start_ms_a_scene", "cpu_ms_with_start")),
+        Table("The search", "arm", ("evaluations_a_plan", "evaluations_per_second", "matmul_gflops", "planning_gflops",
+                                    "planning_of_peak")),
+        Table("Training", "arm", ("frames_per_cpu_second", "training_gflops", "training_of_peak", "speedup_threads",
+                                  "speedup_processes")),
+        Table("A step of training", "arm", ("step_ms", "step_ms_read", "step_ms_encode", "step_ms_predict",
+                                            "step_ms_regular", "step_ms_rest")),
+    ),
+    "rooms/ablation": (
+        Table("Success and what is in the latent", "arm",
+              ("success", "probe_linear", "probe_perceptron", "variance", "dead", "rank"), seeds="success"),
+        Table("What is foreseen, and what it took", "arm",
+              ("sensitivity", "error_1", "error_4", "persistence_1", "steps_trained", "train_cpu_seconds")),
+    ),
 }  # fmt: skip
 
 
@@ -75,7 +97,8 @@ def main() -> None:
             if name in PROTOCOLS and path.is_file():
                 evidence = Evidence.load(path, PROTOCOLS[name].names)
                 title = f"{name.partition('/')[2]}{more}"
-                arms = list(dict.fromkeys(row.arm for row in evidence.rows)) if kind else []
+                ran = list(dict.fromkeys(row.arm for row in evidence.rows))
+                arms = [] if set(ran) == set(PROTOCOLS[name].arms) else ran
                 parts.append("\n".join(section(PROTOCOLS[name], evidence, tables, title, arms)))
     options.out.write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
     print(options.out)
