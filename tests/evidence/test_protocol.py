@@ -184,8 +184,16 @@ def test_a_protocol_runs_and_wraps_its_rows():
     found = experiment().evaluate(Request(seeds=(4, 5)))
     assert found.seeds == (4, 5) and found.hash == experiment().hash and found.cpu_seconds >= 0.0
     assert found.row("random", "success").value == 0.5
-    for bad in (Request(arms=("bb",)), Request(seeds=()), Request(seeds=(1, 1)), Request(subjects=0)):
-        with pytest.raises(InputError):
+    for bad, words in (
+        (Request(arms=("bb",)), "arm 'bb' is not among"),
+        (Request(arms=()), "arms .*at least one"),
+        (Request(arms=("random", "random")), "each once"),
+        (Request(seeds=()), "seeds .*at least one"),
+        (Request(seeds=(1, 1)), "each once"),
+        (Request(seeds=(0, -1)), "none below 0"),
+        (Request(subjects=0), "at least 1"),
+    ):
+        with pytest.raises(InputError, match=words):
             experiment().evaluate(bad)
 
 
