@@ -301,3 +301,11 @@ def test_a_mean_of_values_within_0_and_1_has_an_interval_although_all_are_alike(
     beyond.add("foreworld", "success", 0, ["a", "b"], [0.5, 1.5], how="bounded")
     with pytest.raises(InputError, match="within 0 to 1"):
         beyond.rows()
+
+
+@pytest.mark.parametrize("how", ["wilson", "bounded"])
+def test_a_share_of_subjects_takes_no_weights(how):
+    samples = Samples((0,))
+    samples.add("foreworld", "success", 0, ["a", "b"], [0.0, 1.0], how=how, weights=[1.0, 3.0])
+    with pytest.raises(InputError, match="leave weights out"):
+        samples.rows()
