@@ -22,10 +22,11 @@ HEAD = """\
 # Figures of rooms
 
 Written by `python benchmarks/rooms_tables.py` from `benchmarks/results`; no figure here was typed. Shares are in %; in
-brackets 95 % intervals, Wilson's for shares of episodes and otherwise resampling episodes. A seed is layouts, recorded
-episodes, initialisation and evaluation at once. What is solved at its start is counted and left out. CPU time is of one
-core; of training it includes recording, and is that of the slowest seed. What was tried on the way:
-[rooms](rooms.md). Research software; nothing here was shown on a real robot or camera.
+brackets 95 % intervals, Wilson's for shares of episodes and for AUROC (over episodes with what cannot be; the usual
+ones are taken as given), and otherwise resampling episodes. A seed is layouts, recorded episodes, initialisation and
+evaluation at once. What is solved at its start is counted and left out. CPU time is of one core; of training it
+includes recording, and is that of the slowest seed. What was tried on the way: [rooms](rooms.md). Research software;
+nothing here was shown on a real robot or camera.
 """
 REACHING = (
     Table(

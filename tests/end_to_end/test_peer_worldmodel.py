@@ -1,5 +1,6 @@
 """The scripts beside stable-worldmodel, as far as they go without it."""
 
+import ast
 import importlib
 import re
 import subprocess
@@ -107,6 +108,41 @@ def test_our_agent_sees_their_frames_as_it_sees_its_own_and_is_told_who_has_ende
     # Before the first step nobody was stepped, whatever a flag of the last episode says.
     assert player.count == 2 and player.going == [[True, True], [False, True]]
     assert action.shape == (2, 2) and len(visitor.actions) == 2
+
+
+def test_an_arm_goes_from_the_same_starts_in_both_loops(script, monkeypatch):
+    evaluator = script("evaluator")
+
+    def ours_for_theirs(visitor, start, goal, ahead, budget):
+        scenes = Scenes(RoomsConfig(frame=224), range(len(start)))
+        frames, reached = scenes.place(start, goal), scenes.reached
+        for _ in range(budget):
+            infos = {"pixels": frames, "goal": scenes.goal_frames(), "proprio": scenes.position, "goal_proprio": goal}
+            given = {name: np.asarray(value)[:, None] for name, value in infos.items()}
+            before = scenes.position.copy()
+            frames = scenes.step(visitor.get_action(given | {"terminated": reached[:, None]}))
+            scenes.position[reached] = before[reached]
+            reached = reached | scenes.reached
+        return {"episode_successes": reached, "success_rate": 100.0 * reached.mean()}
+
+    monkeypatch.setattr(evaluator, "their_evaluation", ours_for_theirs)
+    found = evaluator.evaluate("two-room", "straight_line", 70, 6, "ours")
+    assert found["same_first_frames"] and found["ours"].any()
+    np.testing.assert_array_equal(found["ours"], found["theirs"])
+    assert found["world_says"] == pytest.approx(100.0 * found["theirs"].mean())
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_what_a_script_takes_from_foreworld_is_there(name):
+    tree = ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8"))
+    taken = [
+        (node.module, alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("foreworld")
+        for alias in node.names
+    ]
+    assert taken
+    assert [one for one in taken if not hasattr(importlib.import_module(one[0]), one[1])] == []
 
 
 def test_starts_that_are_solved_are_no_success_of_either_loop(script):

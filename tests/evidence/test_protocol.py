@@ -184,8 +184,16 @@ def test_a_protocol_runs_and_wraps_its_rows():
     found = experiment().evaluate(Request(seeds=(4, 5)))
     assert found.seeds == (4, 5) and found.hash == experiment().hash and found.cpu_seconds >= 0.0
     assert found.row("random", "success").value == 0.5
-    for bad in (Request(arms=("bb",)), Request(seeds=()), Request(seeds=(1, 1)), Request(subjects=0)):
-        with pytest.raises(InputError):
+    for bad, words in (
+        (Request(arms=("bb",)), "arm 'bb' is not among"),
+        (Request(arms=()), "arms .*at least one"),
+        (Request(arms=("random", "random")), "each once"),
+        (Request(seeds=()), "seeds .*at least one"),
+        (Request(seeds=(1, 1)), "each once"),
+        (Request(seeds=(0, -1)), "none below 0"),
+        (Request(subjects=0), "at least 1"),
+    ):
+        with pytest.raises(InputError, match=words):
             experiment().evaluate(bad)
 
 
@@ -293,3 +301,11 @@ def test_a_mean_of_values_within_0_and_1_has_an_interval_although_all_are_alike(
     beyond.add("foreworld", "success", 0, ["a", "b"], [0.5, 1.5], how="bounded")
     with pytest.raises(InputError, match="within 0 to 1"):
         beyond.rows()
+
+
+@pytest.mark.parametrize("how", ["wilson", "bounded"])
+def test_a_share_of_subjects_takes_no_weights(how):
+    samples = Samples((0,))
+    samples.add("foreworld", "success", 0, ["a", "b"], [0.0, 1.0], how=how, weights=[1.0, 3.0])
+    with pytest.raises(InputError, match="leave weights out"):
+        samples.rows()

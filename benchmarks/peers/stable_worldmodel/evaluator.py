@@ -159,11 +159,12 @@ def evaluate(task: str, arm: str, seed: int, count: int, resize: str) -> dict[st
 
     from foreworld.domains.rooms.making import runs
     from foreworld.domains.rooms.prepare import prepare
-    from foreworld.domains.rooms.protocols import LEARNED, TASKS, TOGETHER, Job, pairs_of, play, player_of
+    from foreworld.domains.rooms.protocols import TASKS, TOGETHER, UNLEARNED, pairs_of, play, player_of
+    from foreworld.domains.rooms.running import Job
 
     config = TASKS[task][1]
     pairs, folder = pairs_of(config, seed, count), runs() / config.recipe.key(seed)
-    prepared = prepare(folder, config.recipe, seed=seed, report=tell) if arm in LEARNED else None
+    prepared = prepare(folder, config.recipe, seed=seed, report=tell) if arm not in UNLEARNED else None
     job = Job(arm, seed, config, folder, count)
     found: dict[str, list[Any]] = {name: [] for name in ("solved", "theirs", "ours")}
     says, frames_equal, actions_equal = [], [], []
@@ -171,8 +172,8 @@ def evaluate(task: str, arm: str, seed: int, count: int, resize: str) -> dict[st
         part = slice(at, min(at + TOGETHER, count))
         tell(f"{task}, {arm}, seed {seed}: starts {part.start} to {part.stop - 1} of {count}")
         here = Watched(player_of(job, prepared))
-        outcome = play(here, config, pairs, part)
-        visitor = (Visitor if arm in LEARNED else KnowingVisitor)(player_of(job, prepared), resize)
+        outcome = play(here, config, pairs, seed, part)
+        visitor = (KnowingVisitor if arm in UNLEARNED else Visitor)(player_of(job, prepared), resize)
         result = their_evaluation(visitor, pairs.start[part], pairs.goal[part], config.ahead, config.budget)
         found["solved"].append(outcome.solved)
         found["ours"].append(outcome.reached | outcome.solved)

@@ -140,7 +140,8 @@ class Ours:
     def __init__(self, seed: int) -> None:
         from foreworld.domains.rooms.making import runs
         from foreworld.domains.rooms.prepare import prepare
-        from foreworld.domains.rooms.protocols import TASKS, Job, player_of
+        from foreworld.domains.rooms.protocols import TASKS, player_of
+        from foreworld.domains.rooms.running import Job
 
         config = TASKS["two-room"][1]
         folder = runs() / config.recipe.key(seed)

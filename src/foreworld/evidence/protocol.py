@@ -135,15 +135,17 @@ class Protocol:
         """Run and wrap the rows.
 
         Raises:
-            InputError: an arm that the protocol does not know, no seed, a seed given twice, fewer than one subject, or
-                runs to be kept of a protocol that keeps none.
+            InputError: an arm that the protocol does not know, no arm or seed, one given twice, a negative seed, fewer
+                than one subject, or runs to be kept of a protocol that keeps none.
             ForeworldError: foreworld's own files changed while it ran.
         """
         for arm in request.arms or ():
             if arm not in self.arms:
                 raise InputError(f"arm {arm!r} is not among those of {self.name}: {', '.join(self.arms)}")
-        if not request.seeds or len(set(request.seeds)) != len(request.seeds):
-            raise InputError(f"seeds {request.seeds}: give at least one, each once")
+        if request.arms is not None and (not request.arms or len(set(request.arms)) != len(request.arms)):
+            raise InputError(f"arms {request.arms}: give at least one, each once; leave them out for all")
+        if not request.seeds or len(set(request.seeds)) != len(request.seeds) or min(request.seeds) < 0:
+            raise InputError(f"seeds {request.seeds}: give at least one, each once, none below 0")
         if request.subjects is not None and request.subjects < 1:
             raise InputError(f"subjects={request.subjects} must be at least 1")
         if request.kept is not None:

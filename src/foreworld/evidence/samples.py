@@ -82,7 +82,8 @@ class Samples:
                 which has no interval; `wilson`, a share of subjects that are each there once, which succeed (1) or
                 do not (0): where nobody fails, resampling them would give an interval without width; or `bounded`, a
                 mean of subjects that are each there once with values within 0 to 1, with the interval of `wilson`,
-                which is too wide for it, as no such values vary more than those that are 0 or 1.
+                which is too wide for it where they are independent, as no such values vary more than those that are 0
+                or 1. Neither takes weights.
 
         Raises:
             InputError: an unknown seed, arm, group or metric, a value that is not finite, shapes that disagree, a
@@ -191,6 +192,8 @@ class Samples:
         if pool.how in ("wilson", "bounded"):
             if n != len(values) or (pool.how == "wilson" and not np.isin(values, (0.0, 1.0)).all()):
                 raise InputError(f"{metric} of {arm} is to be a share of subjects who are there once, each 0 or 1")
+            if (weights != 1.0).any():
+                raise InputError(f"{metric} of {arm} is a share of subjects, who count alike; leave weights out")
             if not ((values >= 0.0) & (values <= 1.0)).all():
                 raise InputError(f"{metric} of {arm} is to lie within 0 to 1")
             found = wilson(float(values.sum()), n)

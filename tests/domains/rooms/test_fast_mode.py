@@ -10,11 +10,13 @@ from tests.domains.rooms.test_sighted import TINY as TINY_SIGHTED
 
 from foreworld.agent.policy import Policy
 from foreworld.agent.reflex import Reflex
+from foreworld.domains.rooms import fast as fast_module
 from foreworld.domains.rooms.calibrate import CalibrateRoomsConfig, calibrate_familiar
 from foreworld.domains.rooms.fast import DistilConfig, Fast, distil
 from foreworld.domains.rooms.fast_mode import FAST_MODE, MODES, FastConfig
 from foreworld.domains.rooms.loop import Planned, run_scenes
-from foreworld.domains.rooms.prepare import prepare
+from foreworld.domains.rooms.pairs import drawn
+from foreworld.domains.rooms.prepare import prepare, scene_seeds
 from foreworld.domains.rooms.protocols import PROTOCOLS
 from foreworld.domains.rooms.scene import RoomsConfig, Scenes
 from foreworld.domains.rooms.task import Reach
@@ -90,6 +92,19 @@ def test_a_policy_is_distilled_once_and_of_scenes_that_were_recorded_alone(tiny,
         distil(tiny, CONFIG.recipe, FEW.model_copy(update={"scenes": 7}), tmp_path / "more", seed=3)
 
 
+def test_scenes_that_a_policy_is_distilled_on_are_none_of_the_evaluation(tiny, tmp_path, monkeypatch):
+    used = []
+
+    def noting(rooms, seeds):
+        used.extend(seeds)
+        return Scenes(rooms, seeds)
+
+    monkeypatch.setattr(fast_module, "Scenes", noting)
+    distil(tiny, CONFIG.recipe, FEW, tmp_path, seed=3)
+    assert used == scene_seeds(3, range(FEW.rounds * FEW.scenes))
+    assert not set(used) & set(drawn(RoomsConfig(), 3, 400).seeds)
+
+
 def test_who_may_act_by_the_policy_does_so_whoever_is_beside(tiny, policy):
     fast = Fast(Planned(tiny), policy)
     scenes, frames = placed(3, goal="same")
@@ -124,6 +139,7 @@ def test_what_a_guardrail_of_actions_does_not_let_pass_may_not_be_done_and_no_fo
         return reflex.answer(torch.randn(3, 32), wanted, space, [Reach(bound=bound)], history, None)[1]
 
     assert answer(1.0).all() and not answer(0.0).any()
+    assert not answer(float("nan")).any()  # what cannot be told is not let pass
     with pytest.raises(InputError, match="without guardrails"):
         reflex.answer(torch.randn(3, 32), wanted, space, [], history, None)
 

@@ -118,7 +118,7 @@ def test_what_is_solved_at_its_start_is_no_success_and_who_has_arrived_stays():
 def test_steps_within_a_zone_are_counted():
     scenes = placed(1)
     scenes.place(np.array([[40, 100]], np.float32), np.array([[40, 190]], np.float32))
-    found = run_scenes(StraightLine(), scenes, 20, zone=lambda place: (place[:, 1] > 119) & (place[:, 1] < 131))
+    found = run_scenes(StraightLine(), scenes, 20, zone=lambda before, place: (place[:, 1] > 119) & (place[:, 1] < 131))
     assert found.entered.tolist() == [3]
 
 

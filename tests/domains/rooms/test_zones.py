@@ -23,7 +23,29 @@ def test_distance_is_that_of_the_guardrail():
     ends = zones.corners()
     rail = KeepOut(name="z", unit="px", source="t", risk=0.1, quantities=("x", "y"), low=ends[0], high=ends[1])
     np.testing.assert_allclose(zones.distance(place), rail.distance(torch.from_numpy(place)).numpy(), atol=1e-4)
-    assert (zones.entered(place[:, 0]) == (zones.distance(place)[:, 0] < 0)).all()
+    assert (zones.crossed(place[:, 0], place[:, 0]) == (zones.distance(place)[:, 0] < 0)).all()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "inside"),
+    [
+        ((8, 9), (9, 8), False),  # past the corner at (10, 10)
+        ((9, 12), (12, 9), True),  # across it: neither end is inside
+        ((9, 11), (11, 9), False),  # touching it
+        ((5, 15), (25, 15), True),  # right through
+        ((5, 15), (9, 15), False),  # stops short
+        ((5, 5), (5, 30), False),  # along, outside
+        ((15, 5), (15, 12), True),
+        ((15, 15), (15, 15), True),  # stays inside
+        ((5, 15), (5, 15), False),
+    ],
+)
+def test_a_step_that_cuts_a_corner_is_seen_although_it_ends_outside(before, after, inside):
+    low, high = box([(10, 10)], [(20, 20)])
+    zones = Zones(low, high)
+    for one, two in ((before, after), (after, before)):
+        found = zones.crossed(np.array([one], np.float32), np.array([two], np.float32))
+        assert found.tolist() == [inside]
 
 
 def test_a_way_is_left_unless_the_only_door_is_shut():
@@ -66,7 +88,7 @@ def test_a_door_that_is_shut_is_entered_by_whoever_goes_through():
     pairs, zones, open_ = zoned(RoomsConfig(), 0, 30)
     scenes = Scenes(RoomsConfig(), pairs.seeds)
     scenes.place(pairs.start, pairs.goal)
-    found = run_scenes(Guided(), scenes, 100, zone=zones.entered)
+    found = run_scenes(Guided(), scenes, 100, zone=zones.crossed)
     assert found.reached.mean() > 0.9
     assert (found.entered[~open_ & found.reached] > 0).all()
 

@@ -52,7 +52,7 @@ class Outcome:
         solved: [N] whether it was reached before anything was done.
         steps: [N] actions until then; the budget where it was not.
         refused: [N] decisions that the planner refused.
-        entered: [N] steps within a zone that must not be entered.
+        entered: [N] steps that lead into or through a zone that must not be entered.
         decisions: Number of decisions.
         cpu_seconds: What all decisions took, encoding and whatever is worked out at the start included.
         path: [T + 1, N, 2] px.
@@ -68,7 +68,7 @@ class Outcome:
     path: FloatArray
 
 
-Zone = Callable[[FloatArray], BoolArray]
+Zone = Callable[[FloatArray, FloatArray], BoolArray]
 
 
 def run_scenes(
@@ -81,7 +81,7 @@ def run_scenes(
         scenes: Reset or placed.
         budget: Actions an episode has at most.
         frames: Of now; painted if None.
-        zone: From positions [N, 2] px, which are where nobody may be.
+        zone: From positions [N, 2] px before and after a step, who was where nobody may be.
     """
     seen = scenes.frames() if frames is None else frames
     solved = scenes.reached.copy()
@@ -104,7 +104,7 @@ def run_scenes(
         scenes.position[done] = before[done]
         path.append(scenes.position.copy())
         if zone is not None:
-            entered += zone(scenes.position) & ~done
+            entered += zone(before, scenes.position) & ~done
         new = scenes.reached & ~done
         steps[new] = step + 1
         done |= new

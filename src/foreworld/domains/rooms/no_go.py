@@ -88,7 +88,7 @@ def run_job(job: Job[NoGoConfig]) -> Kept:
         mine = zones.part(part)
         if job.arm == "foreworld" and isinstance(player, Planned):
             player = replace(player, zones=mine)
-        parts.append(run_scenes(player, scenes, config.budget, frames=frames, zone=mine.entered))
+        parts.append(run_scenes(player, scenes, config.budget, frames=frames, zone=mine.crossed))
     return Kept(joined(parts), left)
 
 

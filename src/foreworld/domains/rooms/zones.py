@@ -40,9 +40,16 @@ class Zones:
         found: FloatArray = np.where(beyond.max(-1) > 0, outside, beyond.max(-1))
         return found
 
-    def entered(self, place: FloatArray) -> BoolArray:
-        """[N] whether places [N, 2] lie inside."""
-        return np.asarray(self.distance(place) < 0)
+    def crossed(self, before: FloatArray, after: FloatArray) -> BoolArray:
+        """[N] whether the straight way from places [N, 2] to others leads through the inside: a corner that is cut."""
+        way = after - before
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ends = np.stack([(self.low - before) / way, (self.high - before) / way])
+        # Who does not move along an axis is between its sides all the way, or never.
+        between = np.where((before > self.low) & (before < self.high), -np.inf, np.inf)
+        enters = np.where(way == 0, between, ends.min(0)).max(-1)
+        leaves = np.where(way == 0, -between, ends.max(0)).min(-1)
+        return np.asarray(np.maximum(enters, 0.0) < np.minimum(leaves, 1.0))
 
     def part(self, index: slice) -> Zones:
         """Those of some scenes."""
