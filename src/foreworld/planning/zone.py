@@ -12,7 +12,7 @@ from foreworld.errors import InputError
 from foreworld.forecast.forecaster import Forecast
 from foreworld.planning.guardrail import Tightened
 
-BETWEEN = 4  # places looked at on the way from one point to the next
+BETWEEN = 8  # places looked at on the way from one point to the next
 
 
 @dataclass(frozen=True, kw_only=True)

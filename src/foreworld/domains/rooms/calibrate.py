@@ -167,8 +167,10 @@ class Watcher:
         true = np.full(len(mine), np.inf if rail.far is None else rail.far, dtype=np.float32)
         for k in range(rail.horizon // block):
             for _ in range(block):
-                place = move(layouts, place, plans[:, k], radius, speed)
-                true = np.minimum(true, ends.distance(place))
+                before, place = place, move(layouts, place, plans[:, k], radius, speed)
+                # Half-way, too: a step may cut the corner of a box.
+                for at in (0.5 * (before + place), place):
+                    true = np.minimum(true, ends.distance(at))
         return {"least": least[:, 0].numpy()[kept], "scale": scale[:, 0].numpy()[kept], "true": true, "subject": mine}
 
     @property

@@ -227,14 +227,15 @@ class Planned:
         if self.calibration is not None and self.calibration.trajectory:
             bound = float(self.calibration.trajectory_bounds(rail.name, rail.risk).max())
         scale = max(float(self._model.readout.spread(name)) for name in PLACE)
-        barred = rail.distance(place) < bound * scale
+        # What cannot be told (NaN) is barred.
+        barred = ~(rail.distance(place) >= bound * scale)
         if not isinstance(graph, Places):
             return graph.towards(self._goals, barred)
 
         def bars(scene: int, starts: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
             one = self.rail(zones.part(slice(scene, scene + 1)))
             found = one.along(self._places(starts)[None, None, :, None, None], self._places(ends)[None])
-            return found[0] < bound * scale
+            return ~(found[0] >= bound * scale)
 
         return self._imagined(barred, bars)
 
