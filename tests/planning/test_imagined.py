@@ -89,6 +89,23 @@ def test_no_way_leaps_over_where_nobody_may_be(places):
     assert kept.left(torch.tensor([[1.0, 1.0]])).tolist() == [[True]]
 
 
+def test_where_ways_are_barred_a_move_is_rounded_less_far(places):
+    # Ends lie 0.45 blocks from the nearest places.
+    line = torch.arange(-1.5, 1.51, STRIDE)
+    apart = Places(torch.cartesian_prod(line, line), STRIDE, torch.tensor([True, True]))
+    around, goals, now = torch.ones(1, 1, 1, 1), torch.tensor([[[1.2, 1.2]]]), torch.tensor([[-0.9, 1.2]])
+
+    class Short(Exact):
+        def step(self, latents, actions, around):
+            return latents + 0.55 * STRIDE * actions[:, 0]
+
+    def nothing(scene, starts, ends):
+        return torch.zeros(ends.shape[:-1], dtype=torch.bool)
+
+    assert imagine_ways(Short(), apart, now, around, goals).left(now).tolist() == [[True]]
+    assert imagine_ways(Short(), apart, now, around, goals, bars=nothing).left(now).tolist() == [[False]]
+
+
 class Divided(Exact):
     """Two members, of which the second holds the door for shut."""
 

@@ -27,6 +27,7 @@ from foreworld.planning.hierarchy import UNREACHED, Towards, Waypoints, centres_
 
 ENDS = 3  # places that a move may end at
 WITHIN = 0.5  # blocks from where it ends
+SURE = 0.35  # the same where a way that is none would be worse than one that is missed
 STILL = 0.25  # blocks; who is led less far was held by something, and places around are not reached by rounding
 MOVED = 0.1  # share of the most that any number of the latent is moved by actions
 LEAST = 0.06  # share of one's own among those alike (`Sight.present`) from which on somebody could be there
@@ -101,7 +102,8 @@ def imagine_ways(
         goals: Latents; NaN where a subject has fewer.
         barred: [B, M] places where nobody may be, for each subject; ways through them do not count.
         bars: From a subject and moves, from latents [M, D] to places [E, M, S, K, D], to which of them [E, M, S, K]
-            lead through where nobody may be: a move may lead across what is narrower than it.
+            lead through where nobody may be: a move may lead across what is narrower than it. Places are then taken
+            for a move's end within `SURE` alone: half a block on, somebody is round the corner of a wall.
         least: See `LEAST`.
 
     Raises:
@@ -140,7 +142,7 @@ def _of_one(
     best, at = (ends @ nodes.T - half).topk(min(ENDS, len(nodes)), dim=-1)
     # The worst of the ensemble is believed: a way that one member denies is none.
     away = (ends.pow(2).sum(-1, keepdim=True) - 2.0 * best).clamp(min=0.0).sqrt() / places.pace
-    leads = (away <= WITHIN) & ~held[..., None] & free[at] & free[None, :, None, None]
+    leads = (away <= (WITHIN if bars is None else SURE)) & ~held[..., None] & free[at] & free[None, :, None, None]
     if bars is not None:
         leads &= ~bars(nodes + still, (nodes + still)[at])
     away = torch.where(leads, away, UNREACHED)
