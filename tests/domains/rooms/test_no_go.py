@@ -1,16 +1,18 @@
 """The protocol of zones that must not be entered, on a model that has learned next to nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from tests.domains.rooms.test_sighted import TINY
 
-from foreworld.domains.rooms import no_go
+from foreworld.domains.rooms import calibrate, loop, no_go
 from foreworld.domains.rooms.calibrate import CalibrateRoomsConfig, walk
 from foreworld.domains.rooms.loop import Planned
 from foreworld.domains.rooms.prepare import prepare
 from foreworld.domains.rooms.protocols import PROTOCOLS, TWO_ROOMS_SIGHTED
-from foreworld.domains.rooms.scene import RoomsConfig
+from foreworld.domains.rooms.scene import RoomsConfig, Scenes
 from foreworld.domains.rooms.zones import Zones, zoned
 from foreworld.errors import InputError
 from foreworld.evidence.protocol import Request
@@ -54,6 +56,41 @@ def test_a_plan_that_came_nowhere_near_is_scored_as_far_as_any_other(tmp_path, m
     player = Planned(prepared, horizon=3, by="imagined", watched=1, far=20.0, zones=Zones(low, low + 5.0))
     visits = walk(player, CONFIG.rooms, pairs, player.zones, CONFIG.calibrate)[1]
     assert len(visits.subject) and (visits.true["no_go"] == 20.0).all() and (visits.least["no_go"] == 20.0).all()
+
+
+def test_a_step_that_cuts_a_zone_counts_although_it_ends_outside(tmp_path, monkeypatch):
+    monkeypatch.setattr(Towards, "left", lambda self, now: torch.ones(len(now), 1, dtype=torch.bool))
+    leap = np.array([30.0, 0.0], np.float32)
+    monkeypatch.setattr(calibrate, "move", lambda layouts, place, *rest: place + leap)
+    prepared = prepare(tmp_path / "made", CONFIG.recipe, seed=0, progress="none")
+    pairs = zoned(CONFIG.rooms, 5, 6)[0]
+    zones = Zones(*(pairs.start + 0.5 * leap + size for size in (-2.0, 2.0)))
+    player = Planned(prepared, horizon=3, by="imagined", watched=1, far=20.0, zones=zones)
+    visits = walk(player, CONFIG.rooms, pairs, zones, CONFIG.calibrate)[1]
+    assert len(visits.subject) and np.allclose(visits.true["no_go"], -2.0)
+
+
+def test_moves_across_a_zone_are_barred_and_so_is_what_cannot_be_told(tmp_path, monkeypatch):
+    given = {}
+
+    def ways(model, places, now, around, goals, *, barred, bars):
+        given.update(barred=barred, bars=bars)
+        return Towards(places, torch.zeros(1, 1, len(places.nodes)))
+
+    monkeypatch.setattr(loop, "imagine_ways", ways)
+    monkeypatch.setattr(Planned, "_places", lambda self, latents: latents[..., :2])
+    prepared = prepare(tmp_path / "made", CONFIG.recipe, seed=0, progress="none")
+    nodes = torch.zeros_like(prepared.places.nodes)
+    nodes[0], nodes[1, :2] = torch.nan, 55.0
+    prepared = replace(prepared, places=replace(prepared.places, nodes=nodes))
+    scenes = Scenes(CONFIG.rooms, [3])
+    box = (np.full((1, 2), side, np.float32) for side in (50.0, 60.0))
+    Planned(prepared, horizon=3, by="imagined", watched=1, zones=Zones(*box)).begin(scenes, scenes.reset())
+    assert given["barred"][0, :3].tolist() == [True, True, False]
+    ends = torch.tensor([[70.0, 55.0], [30.0, 55.0], [torch.nan, 55.0]])
+    assert given["bars"](0, torch.tensor([[40.0, 55.0]]), ends[None, None, :, None])[0, 0, :, 0].tolist() == [
+        True, False, True,
+    ]  # fmt: skip
 
 
 def test_the_protocol_is_that_of_the_settings():
