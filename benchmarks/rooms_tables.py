@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 from evidence_tables import Table, section
+from foreworld.domains.rooms.floors import FLOORS
 from foreworld.domains.rooms.no_go import GROUPS
 from foreworld.domains.rooms.protocols import PROTOCOLS
 from foreworld.domains.rooms.variation import FACTORS
@@ -23,10 +24,10 @@ HEAD = """\
 
 Written by `python benchmarks/rooms_tables.py` from `benchmarks/results`; no figure here was typed. Shares are in %; in
 brackets 95 % intervals, Wilson's for shares of episodes and for AUROC (over episodes with what cannot be; the usual
-ones are taken as given), and otherwise resampling episodes. A seed is layouts, recorded episodes, initialisation and
-evaluation at once. What is solved at its start is counted and left out. CPU time is of one core; of training it
-includes recording, and is that of the slowest seed. What was tried on the way: [rooms](rooms.md). Research software;
-nothing here was shown on a real robot or camera.
+ones are taken as given), Newcombe's for differences of such shares, and otherwise resampling episodes. A seed is
+layouts, recorded episodes, initialisation and evaluation at once. What is solved at its start is counted and left out.
+CPU time is of one core; of training it includes recording, and is that of the slowest seed. What was tried on the way:
+[rooms](rooms.md). Research software; nothing here was shown on a real robot or camera.
 """
 REACHING = (
     Table(
@@ -43,7 +44,7 @@ TABLES: dict[str, tuple[Table, ...]] = {
     "rooms/no-go": tuple(
         Table(
             f"Scenes in which {'a way is left' if group == 'open' else 'none is'}", "arm",
-            ("success", "entered", "refused_throughout", "refusals", "steps_to_goal", "cpu_ms_per_decision"),
+            ("success", "solved_at_start", "entered", "refused_throughout", "refusals", "steps_to_goal"),
             group=group, seeds="success" if group == "open" else "refused_throughout",
         )
         for group in GROUPS
@@ -57,9 +58,13 @@ TABLES: dict[str, tuple[Table, ...]] = {
         ),
     ),
     "rooms/variation": tuple(
-        Table(f"By what is another than in training, {told}", "group", ("success", "flagged", "refusals"),
+        Table(f"By what is another than in training, {told}", "group",
+              ("success", "solved_at_start", *(("flagged", "refusals") if arm not in FLOORS else ("steps_to_goal",))),
               rows=tuple(FACTORS), arm=arm)
-        for arm, told in (("foreworld_ungated", "the model as it is"), ("foreworld", "refusing what is unfamiliar"))
+        for arm, told in (
+            ("foreworld_ungated", "the model as it is"), ("foreworld", "refusing what is unfamiliar"),
+            *((floor, f"{floor} as a floor") for floor in FLOORS),
+        )
     ),
     "rooms/fast-mode": (
         Table("Success", "arm", ("success", "success_share", "solved_at_start", "steps_to_goal", "refusals",
@@ -79,7 +84,8 @@ TABLES: dict[str, tuple[Table, ...]] = {
     ),
     "rooms/ablation": (
         Table("Success and what is in the latent", "arm",
-              ("success", "probe_linear", "probe_perceptron", "variance", "dead", "rank"), seeds="success"),
+              ("success", "solved_at_start", "probe_linear", "probe_perceptron", "variance", "dead", "rank"),
+              seeds="success"),
         Table("What is foreseen, and what it took", "arm",
               ("sensitivity", "error_1", "error_4", "persistence_1", "steps_trained", "train_cpu_seconds")),
     ),

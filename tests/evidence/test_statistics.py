@@ -12,6 +12,7 @@ from foreworld.evidence.statistics import (
     cluster_bootstrap,
     cluster_rate,
     incomplete_beta,
+    newcombe,
     normal_quantile,
     paired_bootstrap,
     ratio_bootstrap,
@@ -49,6 +50,39 @@ def test_known_values():
     assert clopper_pearson(0, 10).high == pytest.approx(1.0 - 0.025**0.1)
     assert clopper_pearson(0, 1_000_000).high == pytest.approx(3.6889e-6, rel=1e-4)
     assert wilson(0, 10).high == pytest.approx(0.27753, abs=1e-5)
+
+
+def test_a_difference_of_shares_has_a_width_where_all_pairs_differ_alike():
+    # Newcombe 1998 (17:873-890), table II: 10 of 10 less 0 of 10.
+    assert newcombe(np.ones(10), np.zeros(10)) == pytest.approx((1.0, 0.6075, 1.0), abs=5e-5)
+    found = newcombe(np.ones(500), np.ones(500))
+    assert found.value == 0.0 and found.low == -found.high == pytest.approx(wilson(500, 500).low - 1.0)
+
+
+@given(data=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+@settings(max_examples=100)
+def test_a_difference_of_shares_turns_with_its_sides(data):
+    first, second = (np.array(side, dtype=float) for side in zip(*data, strict=True))
+    one, other = newcombe(first, second), newcombe(second, first)
+    assert one == pytest.approx((-other.value, -other.high, -other.low), abs=1e-12)
+    assert -1.0 <= one.low <= one.value <= one.high <= 1.0
+
+
+@pytest.mark.parametrize("p", [(0.95, 0.02, 0.01, 0.02), (0.3, 0.4, 0.1, 0.2)])
+def test_a_difference_of_shares_is_within_its_interval_as_often_as_promised(p):
+    generator = np.random.default_rng(5)
+    held = 0
+    for _ in range(1000):
+        kinds = generator.choice(4, 100, p=p)
+        found = newcombe(np.isin(kinds, (0, 1)).astype(float), np.isin(kinds, (0, 2)).astype(float))
+        held += found.low <= p[1] - p[2] <= found.high
+    assert 930 <= held <= 1000
+
+
+def test_a_difference_of_shares_needs_pairs_of_trials():
+    for first, second in (([1.0], [1.0, 0.0]), ([], []), ([0.5], [1.0])):
+        with pytest.raises(InputError):
+            newcombe(first, second)
 
 
 def test_the_bootstrap_of_equal_clusters_is_near_the_normal_interval():

@@ -9,9 +9,9 @@ reduces to 64) and calls an episode a success when it terminates. The agent sees
 nothing else. Beside it stand the floors: nobody moves, random actions, and straight for the goal (which knows places).
 
 What is solved at its start is counted and left out of the shares; the peer's own percentage, which counts it, is
-printed, too. The difference between the two loops is paired by start; intervals are 95 %. That of the difference
-resamples starts and is nothing where all end alike; the share that ends unlike has an exact one (Clopper-Pearson), and
-the difference cannot be larger. `same actions` is the share of episodes in which ours did the same bit for bit.
+printed, too. The difference between the two loops is paired by start; intervals are 95 %. That of the difference is
+Newcombe's; the share that ends unlike has an exact one (Clopper-Pearson), and the difference cannot be larger. `same
+actions` is the share of episodes in which ours did the same bit for bit.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def main(given: argparse.Namespace) -> None:
         for arm in chosen:
             parts = [evaluate(task, arm, seed, given.n, given.resize) for seed in seeds]
             both = {name: np.concatenate([part[name] for part in parts]) for name in ("solved", "theirs", "ours")}
-            arms[arm] = summary(both, [part["world_says"] for part in parts], given.seed)
+            arms[arm] = summary(both, [part["world_says"] for part in parts])
             arms[arm]["by_seed"] = [
                 {"seed": seed, **{k: [int(x) for x in part[k]] for k in ("solved", "theirs", "ours")},
                  "world_says": part["world_says"], "same_first_frames": part["same_first_frames"],
@@ -157,9 +157,11 @@ def evaluate(task: str, arm: str, seed: int, count: int, resize: str) -> dict[st
     """One arm on one seed's starts, in both loops."""
     import numpy as np
 
+    from foreworld.domains.rooms.floors import UNLEARNED
+    from foreworld.domains.rooms.loop import TOGETHER, run_pairs
     from foreworld.domains.rooms.making import runs
     from foreworld.domains.rooms.prepare import prepare
-    from foreworld.domains.rooms.protocols import TASKS, TOGETHER, UNLEARNED, pairs_of, play, player_of
+    from foreworld.domains.rooms.protocols import TASKS, pairs_of, player_of
     from foreworld.domains.rooms.running import Job
 
     config = TASKS[task][1]
@@ -172,7 +174,7 @@ def evaluate(task: str, arm: str, seed: int, count: int, resize: str) -> dict[st
         part = slice(at, min(at + TOGETHER, count))
         tell(f"{task}, {arm}, seed {seed}: starts {part.start} to {part.stop - 1} of {count}")
         here = Watched(player_of(job, prepared))
-        outcome = play(here, config, pairs, seed, part)
+        outcome = run_pairs(here, config.rooms.of(seed), pairs.part(part), config.budget)
         visitor = (KnowingVisitor if arm in UNLEARNED else Visitor)(player_of(job, prepared), resize)
         result = their_evaluation(visitor, pairs.start[part], pairs.goal[part], config.ahead, config.budget)
         found["solved"].append(outcome.solved)
@@ -261,22 +263,21 @@ def write_pairs(path: Path, env: Any, start: Any, goal: Any) -> None:
             writer.write_episode({"pixels": pixels, "proprio": [np.asarray(place, dtype=np.float32) for place in pair]})
 
 
-def summary(both: dict[str, Any], says: list[float], seed: int) -> dict[str, Any]:
+def summary(both: dict[str, Any], says: list[float]) -> dict[str, Any]:
     """Shares, agreement and the paired difference, of starts that are not solved; points are hundredths."""
     import numpy as np
 
-    from foreworld.evidence.statistics import clopper_pearson, cluster_bootstrap, wilson
+    from foreworld.evidence.statistics import clopper_pearson, newcombe, wilson
 
     left = ~both["solved"]
     theirs, ours = both["theirs"][left].astype(float), both["ours"][left].astype(float)
-    apart = cluster_bootstrap(100.0 * (theirs - ours), list(range(len(theirs))), seed=seed)
     return {
         "n": int(left.sum()),
         "solved_at_start": int(both["solved"].sum()),
         "success_theirs": list(wilson(float(theirs.sum()), float(left.sum()))),
         "success_ours": list(wilson(float(ours.sum()), float(left.sum()))),
         "unlike": list(clopper_pearson(float((theirs != ours).sum()), float(left.sum()))),
-        "difference_points": list(apart),
+        "difference_points": [100.0 * bound for bound in newcombe(theirs, ours)],
         "world_says_percent": float(np.mean(says)),
     }
 
@@ -305,6 +306,5 @@ if __name__ == "__main__":
             "choices": ("ours", "theirs"), "default": "ours",
             "help": "who makes 64 px of their frames: we, by the mean over areas, or World, by a bilinear filter",
         },
-        seed={"type": int, "default": 0, "help": "of the intervals"},
         json={"default": None, "help": "where to write, instead of benchmarks/results/peer-evaluator.json"},
     )  # fmt: skip

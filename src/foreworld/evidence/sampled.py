@@ -35,7 +35,7 @@ Result = TypeVar("Result")
 def run_sampled(
     work: Callable[[Job], Result],
     jobs: Sequence[Job],
-    add: Callable[[Samples, Job, Result], None],
+    add: Callable[[Samples, Job, Result], object],
     into: Samples | Callable[[Job], Samples],
     *,
     identity: Callable[[Job], dict[str, Any]],

@@ -15,6 +15,7 @@ from foreworld.evidence.statistics import (
     REPEATS,
     Interval,
     cluster_bootstrap,
+    newcombe,
     paired_bootstrap,
     ratio_bootstrap,
     wilson,
@@ -216,14 +217,16 @@ class Samples:
         """The mean (or root mean square) of `arm` minus that of `baseline`, paired by subject and seed.
 
         Returns:
-            It with its 95 % interval, resampling subjects.
+            It with its 95 % interval, resampling subjects; Newcombe's for `wilson`.
 
         Raises:
             InputError: an arm has no such samples, the two have not the same subjects and seeds, or they are neither
-                means nor root mean squares of equally weighted samples.
+                means, `wilson` nor root mean squares of equally weighted samples.
         """
         first, second = self._pairs(arm, baseline, metric, group, how=("mean", "rms", "wilson"))
         keys = sorted(first)
+        if self._pools[arm, metric].how == "wilson":
+            return newcombe([first[key] for key in keys], [second[key] for key in keys])
         return paired_bootstrap(
             [first[key] for key in keys],
             [second[key] for key in keys],

@@ -79,7 +79,10 @@ def test_an_arm_whose_step_costs_more_makes_fewer(tmp_path, monkeypatch):
 def evidence(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FOREWORLD_RUNS", str(tmp_path_factory.mktemp("runs")))
-        arms = ("points_sigreg_remedies", "points_none", "conv_vicreg", "conv_reconstruct_remedies")
+        arms = (
+            "points_sigreg_remedies", "points_none", "conv_vicreg", "conv_reconstruct_remedies", "points_nothing",
+            "conv_clone",
+        )  # fmt: skip
         protocol = ablation.ablation(tiny())
         return protocol.evaluate(Request(seeds=(3,), arms=arms))
 
@@ -92,6 +95,12 @@ def test_every_kind_of_arm_is_trained_on_the_headlines_scenes(evidence):
     assert found["points_sigreg_remedies", "steps_trained"].value == 6
 
 
+def test_floors_stand_beside_them(evidence):
+    found = {(row.arm, row.metric): row for row in evidence.rows}
+    assert found["points_nothing", "success"].value == 0.0 and found["conv_clone", "success"].n == 3
+    assert ("conv_clone", "rank") not in found and found["conv_clone", "solved_at_start"].n == 3
+
+
 def test_success_stands_beside_what_a_probe_reads(evidence):
     assert draw(evidence).startswith(b"\x89PNG")
     assert [picture.alt for picture in pictures(evidence)]
@@ -100,6 +109,6 @@ def test_success_stands_beside_what_a_probe_reads(evidence):
         draw(empty)
 
 
-def test_the_protocol_has_eight_arms_a_task():
+def test_the_protocol_has_eight_arms_and_the_floors_a_task():
     protocol = PROTOCOLS["rooms/ablation"]
-    assert len(protocol.arms) == 16 and protocol.pictures is pictures and protocol.keeps
+    assert len(protocol.arms) == 24 and protocol.pictures is pictures and protocol.keeps

@@ -1,6 +1,7 @@
 """The protocol of zones that must not be entered, on a model that has learned next to nothing."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,13 +10,16 @@ from tests.domains.rooms.test_sighted import TINY
 
 from foreworld.domains.rooms import calibrate, loop, no_go
 from foreworld.domains.rooms.calibrate import CalibrateRoomsConfig, walk
-from foreworld.domains.rooms.loop import Planned
+from foreworld.domains.rooms.loop import Outcome, Planned
 from foreworld.domains.rooms.prepare import prepare
 from foreworld.domains.rooms.protocols import PROTOCOLS, TWO_ROOMS_SIGHTED
+from foreworld.domains.rooms.running import Job
 from foreworld.domains.rooms.scene import RoomsConfig, Scenes
 from foreworld.domains.rooms.zones import Zones, zoned
 from foreworld.errors import InputError
 from foreworld.evidence.protocol import Request
+from foreworld.evidence.rows import NAMES, Names
+from foreworld.evidence.samples import Samples
 from foreworld.planning.hierarchy import Towards
 
 CONFIG = no_go.NoGoConfig(
@@ -32,10 +36,27 @@ def test_every_arm_runs_and_scenes_are_told_apart_by_whether_a_way_is_left(tmp_p
     found = {(row.arm, row.metric, row.group): row for row in rows}
     for arm in no_go.ARMS:
         counts = [found[arm, "success", group].n for group in ("all", "open", "shut")]
-        assert counts[0] == 10 == counts[1] + counts[2]
+        assert counts[0] == 10 == counts[1] + counts[2] and found[arm, "solved_at_start", "all"].value == 0.0
     assert found["foreworld", "entered", "all"].value == 0.0
     assert 0.0 <= found["foreworld", "refused_throughout", "shut"].value <= 1.0
     assert ("straight_line", "refusals", "all") not in found
+
+
+def test_what_is_solved_at_its_start_is_counted_and_part_of_nothing_else():
+    solved = np.array([True, False, False, False])
+    done = Outcome(
+        reached=np.array([False, True, False, True]), solved=solved, steps=np.array([0, 2, 4, 3]),
+        refused=np.array([0, 0, 4, 0]), entered=np.array([0, 0, 0, 1]), decisions=9, cpu_seconds=0.1,
+        path=np.zeros((0, 4, 2), np.float32),
+    )  # fmt: skip
+    names = Names(frozenset(no_go.ARMS), frozenset(no_go.GROUPS), frozenset(no_go.METRICS))
+    samples, job = Samples((3,), NAMES | names), Job("foreworld", 3, CONFIG, Path(), 4)
+    no_go.add_samples(samples, job, no_go.Kept(done, np.array([True, True, False, True])))
+    found = {(row.metric, row.group): row for row in samples.rows()}
+    assert (found["solved_at_start", "open"].value, found["solved_at_start", "open"].n) == (pytest.approx(1 / 3), 3)
+    assert (found["success", "open"].value, found["success", "open"].n) == (1.0, 2)
+    assert (found["entered", "all"].value, found["entered", "all"].n) == (pytest.approx(1 / 3), 3)
+    assert found["refused_throughout", "shut"].value == 1.0 and found["refused_throughout", "open"].value == 0.0
 
 
 def test_a_zone_is_watched_for_as_many_blocks_as_are_asked_for(tmp_path):

@@ -6,10 +6,11 @@ import torch
 
 from foreworld.domains.rooms import protocols
 from foreworld.domains.rooms.floors import Nothing, Random, StraightLine
-from foreworld.domains.rooms.loop import Planned, run_scenes
+from foreworld.domains.rooms.loop import Planned, joined, run_scenes
 from foreworld.domains.rooms.pairs import ahead, drawn
 from foreworld.domains.rooms.prepare import RoomsRecipe, prepare, scene_seeds
-from foreworld.domains.rooms.protocols import PROTOCOLS, Job, ReachConfig, add_samples, joined, run_job
+from foreworld.domains.rooms.protocols import PROTOCOLS, Job, ReachConfig, run_job
+from foreworld.domains.rooms.running import add_outcome
 from foreworld.domains.rooms.scene import RoomsConfig, Scenes
 from foreworld.errors import InputError
 from foreworld.evidence.domain import load_domain
@@ -142,7 +143,7 @@ def test_every_arm_runs(arm, tiny):
     found = outcome(arm, tiny)
     assert len(found.reached) == 5 and (found.steps[~found.reached & ~found.solved] == 4).all()
     samples = Samples((3,), NAMES | Names(frozenset(protocols.ARMS), frozenset(), frozenset(protocols.METRICS)))
-    add_samples(samples, Job(arm, 3, ReachConfig(recipe=TINY), tiny[0], 5), found)
+    add_outcome(samples, Job(arm, 3, ReachConfig(recipe=TINY), tiny[0], 5), found)
     metrics = {row.metric: row for row in samples.rows()}
     assert metrics["success"].n + int(found.solved.sum()) == 5 == metrics["solved_at_start"].n
     assert 0.0 <= metrics["success"].low <= metrics["success"].value <= metrics["success"].high <= 1.0

@@ -25,5 +25,7 @@ def test_every_factor_is_a_group_with_both_columns(tmp_path, monkeypatch):
     for factor in FACTORS:
         assert found["foreworld", "flagged", factor].n == 3 == found["foreworld_ungated", "success", factor].n
         assert found["foreworld_ungated", "flagged", factor].value == 0.0
+        assert found["clone", "success", factor].n == 3 and ("clone", "flagged", factor) not in found
+        assert found["nothing", "success", factor].value == 0.0
     # A look that was never seen is flagged whatever the model has learned.
     assert found["foreworld", "flagged", "agent_blue"].value == 1.0

@@ -18,11 +18,12 @@ import torch
 from pydantic import Field
 
 from foreworld.domains.rooms.figure_ablation import pictures
-from foreworld.domains.rooms.loop import SEARCH, Outcome, Planned, joined, run_scenes
+from foreworld.domains.rooms.floors import FLOORS, UNLEARNED, floor_of
+from foreworld.domains.rooms.loop import SEARCH, Outcome, Planned, run_pairs
 from foreworld.domains.rooms.making import make_all, runs
 from foreworld.domains.rooms.pairs import drawn
 from foreworld.domains.rooms.prepare import RoomsRecipe, prepare
-from foreworld.domains.rooms.scene import Scenes
+from foreworld.domains.rooms.running import add_episodes
 from foreworld.domains.rooms.speed import Task
 from foreworld.domains.rooms.training_speed import train_some
 from foreworld.episodes.files import read_json, write_json
@@ -35,13 +36,15 @@ from foreworld.evidence.samples import Samples
 from foreworld.evidence.stages import cost_of
 from foreworld.learning.diagnose import Diagnosis
 
-NAME, VERSION = "rooms/ablation", 1
+NAME, VERSION = "rooms/ablation", 2
 REGULARISERS = ("none", "vicreg", "sigreg", "reconstruct")
 REMEDIES = "_remedies"
 KINDS = tuple(f"{one}{remedies}" for one in REGULARISERS for remedies in ("", REMEDIES))
 HEADLINE = f"sigreg{REMEDIES}"
 UNITS = {
     "success": "share",
+    "solved_at_start": "share",
+    "steps_to_goal": "steps",
     "probe_linear": "R2",
     "probe_perceptron": "R2",
     "variance": "1",
@@ -54,7 +57,6 @@ UNITS = {
     "steps_trained": "steps",
     "train_cpu_seconds": "s",
 }
-TOGETHER = 100  # scenes that are run side by side
 
 
 class AblationTask(Task):
@@ -110,7 +112,7 @@ class AblationConfig(Options):
     @property
     def arms(self) -> tuple[str, ...]:
         """All of them."""
-        return tuple(f"{task}_{kind}" for task in self.tasks for kind in KINDS)
+        return tuple(f"{task}_{kind}" for task in self.tasks for kind in (*KINDS, *FLOORS))
 
     def quick(self) -> Self:
         """A smoke run."""
@@ -137,14 +139,16 @@ class Job:
 
     Attributes:
         arm: Its name.
+        kind: Its last part.
         seed: Of everything in it.
         task: Of the arm.
-        recipe: Of its model.
+        recipe: Of its model; a floor's is the headline's.
         store: Recorded by the headline's recipe.
         count: Scenes.
     """
 
     arm: str
+    kind: str
     seed: int
     task: AblationTask
     recipe: RoomsRecipe
@@ -157,24 +161,24 @@ class Found:
     """What became of an arm: its episodes, its latent, and CPU seconds of its training (NaN where nobody knows)."""
 
     outcome: Outcome
-    diagnosis: Diagnosis
-    trained: float
+    diagnosis: Diagnosis | None = None  # a floor's is none
+    trained: float = float("nan")
 
 
 def run_job(job: Job) -> Found:
     """Train an arm where it is missing, and run its scenes."""
     torch.set_num_threads(1)
     task, folder = job.task, runs() / job.recipe.key(job.seed)
+    pairs = drawn(task.rooms, job.seed, job.count)
+    if job.kind in UNLEARNED:
+        return Found(run_pairs(floor_of(job.kind, job.seed), task.rooms, pairs, task.budget))
     own = folder / "data" == job.store  # the headline's
     prepared = prepare(folder, job.recipe, seed=job.seed, recorded=None if own else job.store, progress="none")
+    if job.kind in FLOORS:
+        return Found(run_pairs(floor_of(job.kind, job.seed, prepared), task.rooms, pairs, task.budget))
     player = Planned(prepared, horizon=task.horizon, by=task.by, seed=job.seed)
-    pairs, parts = drawn(task.rooms, job.seed, job.count), []
-    for first in range(0, len(pairs), TOGETHER):
-        part = slice(first, first + TOGETHER)
-        scenes = Scenes(task.rooms, pairs.seeds[part])
-        frames = scenes.place(pairs.start[part], pairs.goal[part])
-        parts.append(run_scenes(player, scenes, task.budget, frames=frames))
-    return Found(joined(parts), prepared.diagnosis, cost_of(folder, "train"))
+    done = run_pairs(player, task.rooms, pairs, task.budget)
+    return Found(done, prepared.diagnosis, cost_of(folder, "train"))
 
 
 def steps_of(task: AblationTask, config: AblationConfig, store: Path, seed: int) -> Mapping[str, int]:
@@ -199,10 +203,10 @@ def steps_of(task: AblationTask, config: AblationConfig, store: Path, seed: int)
 
 def add_samples(samples: Samples, job: Job, found: Found) -> None:
     """What an arm gave in a seed."""
-    done, look = found.outcome, found.diagnosis
-    kept = np.flatnonzero(~done.solved)
-    names = [f"{job.seed}/{n}" for n in kept]
-    samples.add(job.arm, "success", job.seed, names, done.reached[kept].astype(float), how="wilson")
+    look = found.diagnosis
+    add_episodes(samples, job.arm, job.seed, found.outcome)
+    if look is None:
+        return
     last = min(4, len(look.error)) - 1
     values = {
         "probe_linear": float(np.mean(list(look.linear.values()))),
@@ -243,8 +247,8 @@ def ablation(config: AblationConfig) -> Protocol:
         version=VERSION,
         description=(
             "A disc drifts by itself. No regulariser, VICReg, SIGReg and painting the frame again, each without and "
-            "with remedies (regularising within episodes, an inverse head), at equal CPU time of training: success "
-            "beside what a probe reads and what the latent looks like."
+            "with remedies (regularising within episodes, an inverse head, movement asked for), at equal CPU time of "
+            "training: success beside what a probe reads and what the latent looks like; floors besides."
         ),
         settings=config.model_dump(mode="json"),
         arms=config.arms,
@@ -273,14 +277,16 @@ def rows_of(config: AblationConfig, request: Request) -> list[Row]:
             steps = steps_of(task, config, folder / "data", seed)
             for arm in mine:
                 kind = arm.removeprefix(f"{name}_")
-                jobs.append(Job(arm, seed, task, task.of(kind, steps[kind]), folder / "data", count))
+                recipe = task.recipe if kind in FLOORS else task.of(kind, steps[kind])
+                jobs.append(Job(arm, kind, seed, task, recipe, folder / "data", count))
     request.tell(f"{NAME}: {len(jobs)} models of one arm and seed each")
     for job, found in run_sampled(
         run_job, jobs, add_samples, samples, identity=identity, kept=request.kept,
         workers=1 if request.quick else None, report=request.tell,
     ):  # fmt: skip
         success = found.outcome.reached[~found.outcome.solved].mean()
-        request.tell(f"{job.arm}, seed {job.seed}: {success:.1%} after {found.trained:.0f} CPU seconds of training")
+        spent = f" after {found.trained:.0f} CPU seconds of training" if np.isfinite(found.trained) else ""
+        request.tell(f"{job.arm}, seed {job.seed}: {success:.1%}{spent}")
     return _complete(samples)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from foreworld.domains.rooms.fast import DistilConfig, Fast, distil
-from foreworld.domains.rooms.floors import Clone, Nothing, Random, StraightLine
-from foreworld.domains.rooms.loop import SEARCH, By, Outcome, Planned, Player, joined, run_scenes
+from foreworld.domains.rooms.floors import FLOORS, UNLEARNED, floor_of
+from foreworld.domains.rooms.loop import SEARCH, TOGETHER, By, Outcome, Planned, Player, joined, run_pairs
 from foreworld.domains.rooms.making import runs
 from foreworld.domains.rooms.pairs import Pairs, drawn
 from foreworld.domains.rooms.prepare import prepare
 from foreworld.domains.rooms.running import Experiment, ExperimentConfig, Job, add_outcome
-from foreworld.domains.rooms.scene import RoomsConfig, Scenes
+from foreworld.domains.rooms.scene import RoomsConfig
 from foreworld.evidence.rows import Row
 from foreworld.evidence.samples import Samples
 from foreworld.evidence.statistics import Interval, ratio_bootstrap
@@ -27,14 +27,12 @@ from foreworld.planning.planners.cem import CEMPlanner
 
 NAME, VERSION = "rooms/fast-mode", 1
 MODES = ("foreworld", "foreworld_fast")
-UNLEARNED = ("nothing", "random", "straight_line")
-ARMS = (*MODES, *UNLEARNED, "clone")
+ARMS = (*MODES, *FLOORS)
 RATIOS = {"success_share": "success", "planning_share": "planning_ms_one_scene"}
 METRICS = (
     "success", "solved_at_start", "steps_to_goal", "refusals", "searched", "cpu_ms_per_decision", "cpu_ms_one_scene",
     "planning_ms_one_scene", "train_cpu_seconds", "distil_cpu_seconds", *RATIOS,
 )  # fmt: skip
-TOGETHER = 100  # scenes that are run side by side
 WARM_UP = 3  # decisions in which threads and caches come up
 
 
@@ -116,14 +114,11 @@ def run_job(job: Job[FastConfig]) -> Found:
     """One arm in the scenes of one seed."""
     torch.set_num_threads(1)
     config, pairs = job.config, drawn(job.config.rooms, job.seed, job.count)
-    if job.arm in UNLEARNED:
-        floors: dict[str, Callable[[], Player]] = {
-            "nothing": Nothing, "random": lambda: Random(job.seed), "straight_line": StraightLine,
-        }  # fmt: skip
-        return Found(episodes(floors[job.arm](), config, pairs)[0])
-    prepared = prepare(job.folder, config.recipe, seed=job.seed, progress="none")
-    if job.arm == "clone":
-        return Found(episodes(Clone(prepared, seed=job.seed), config, pairs)[0])
+    prepared = None
+    if job.arm not in UNLEARNED:
+        prepared = prepare(job.folder, config.recipe, seed=job.seed, progress="none")
+    if prepared is None or job.arm in FLOORS:
+        return Found(run_pairs(floor_of(job.arm, job.seed, prepared), config.rooms, pairs, config.budget))
     planner = Timed(CEMPlanner(SEARCH))
     slow = Planned(prepared, horizon=config.horizon, planner=planner, by=config.by, seed=job.seed)
     if job.arm == "foreworld":
@@ -146,28 +141,22 @@ def episodes(player: Player, config: FastConfig, pairs: Pairs) -> tuple[Outcome,
     """All episodes, many side by side; and for how many decisions a fast player asked the deliberate one."""
     parts, searched = [], 0
     for first in range(0, len(pairs), TOGETHER):
-        parts.append(played(player, config, pairs, slice(first, first + TOGETHER), config.budget))
+        parts.append(run_pairs(player, config.rooms, pairs.part(slice(first, first + TOGETHER)), config.budget))
         searched += getattr(player, "searched", 0)
     return joined(parts), searched
 
 
 def alone(player: Planned | Fast, config: FastConfig, pairs: Pairs, n: int) -> Alone:
     """What decisions about scene n take when it is alone; what is looked at at the start is counted."""
-    one = slice(n, n + 1)
+    one = pairs.part(slice(n, n + 1))
     if n == 0:
-        played(player, config, pairs, one, WARM_UP)
+        run_pairs(player, config.rooms, one, WARM_UP)
     timer = player.planner if isinstance(player, Planned) else None
     before = timer.spent if isinstance(timer, Timed) else 0.0
-    done = played(player, config, pairs, one, config.budget)
+    done = run_pairs(player, config.rooms, one, config.budget)
     planning = timer.spent - before if isinstance(timer, Timed) else getattr(player, "planning", 0.0)
     count = max(done.decisions, 1)
     return Alone(done.decisions, 1000.0 * done.cpu_seconds / count, 1000.0 * planning / count)
-
-
-def played(player: Player, config: FastConfig, pairs: Pairs, part: slice, budget: int) -> Outcome:
-    """Some of the pairs."""
-    scenes = Scenes(config.rooms, pairs.seeds[part])
-    return run_scenes(player, scenes, budget, frames=scenes.place(pairs.start[part], pairs.goal[part]))
 
 
 def add_samples(samples: Samples, job: Job[Any], found: Found) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,11 +11,39 @@ import torch
 from torch import nn
 
 from foreworld.domains.rooms.layout import BoolArray, FloatArray
+from foreworld.domains.rooms.loop import Player
 from foreworld.domains.rooms.prepare import SPLIT, Prepared
 from foreworld.domains.rooms.render import ByteArray
 from foreworld.domains.rooms.scene import Scenes
 from foreworld.domains.rooms.source import ACTIONS, FRAME
 from foreworld.episodes import EpisodeStore, WindowReader
+from foreworld.errors import InputError
+
+UNLEARNED = ("nothing", "random", "straight_line")
+FLOORS = (*UNLEARNED, "clone")
+
+
+def floor_of(arm: str, seed: int, prepared: Prepared | None = None) -> Player:
+    """A floor by its name.
+
+    Args:
+        arm: One of `FLOORS`.
+        seed: Of its draws.
+        prepared: Model and log, for `clone`.
+
+    Raises:
+        InputError: There is no such floor, or no log to imitate.
+    """
+    if arm == "clone":
+        if prepared is None:
+            raise InputError("who imitates needs a model and a log")
+        return Clone(prepared, seed=seed)
+    floors: dict[str, Callable[[], Player]] = {
+        "nothing": Nothing, "random": lambda: Random(seed), "straight_line": StraightLine,
+    }  # fmt: skip
+    if arm not in floors:
+        raise InputError(f"there is no floor {arm}; there are {', '.join(FLOORS)}")
+    return floors[arm]()
 
 
 class Nothing:

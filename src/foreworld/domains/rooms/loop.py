@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -13,9 +13,10 @@ import torch
 from foreworld.agent.agent import ACTORS, Actor, Agent
 from foreworld.agent.configurator import Configurator
 from foreworld.domains.rooms.layout import BoolArray, FloatArray
+from foreworld.domains.rooms.pairs import Pairs
 from foreworld.domains.rooms.prepare import Prepared
 from foreworld.domains.rooms.render import ByteArray
-from foreworld.domains.rooms.scene import Scenes
+from foreworld.domains.rooms.scene import RoomsConfig, Scenes
 from foreworld.domains.rooms.source import FRAME, PLACE
 from foreworld.domains.rooms.task import STANDARD, GoTo, Reach, WayLeft, keep_out
 from foreworld.domains.rooms.zones import Zones
@@ -29,6 +30,7 @@ from foreworld.planning.planners.cem import CEMConfig, CEMPlanner
 from foreworld.planning.profile import Profile
 from foreworld.planning.zone import KeepOut
 
+TOGETHER = 100  # scenes that are run side by side
 SEARCH = CEMConfig.icem(samples=48, iterations=3)
 By = Literal["temporal", "waypoints", "imagined", "straight"]
 
@@ -109,6 +111,29 @@ def run_scenes(
         steps[new] = step + 1
         done |= new
     return Outcome(done & ~solved, solved, steps, refused, entered, decisions, spent, np.stack(path))
+
+
+def run_pairs(player: Player, rooms: RoomsConfig, pairs: Pairs, budget: int, *, zones: Zones | None = None) -> Outcome:
+    """Run an episode from each start to its goal, a part of them at a time; without paths.
+
+    Args:
+        player: Who moves; where it is to keep out of zones, they are one a pair.
+        rooms: What scenes are like.
+        pairs: Starts and goals.
+        budget: Actions an episode has at most.
+        zones: Where nobody may be, one a pair; who enters is counted, whether it is told of them or not.
+    """
+    parts = []
+    for first in range(0, len(pairs), TOGETHER):
+        part = slice(first, first + TOGETHER)
+        some, here = pairs.part(part), player
+        if isinstance(player, Planned) and player.zones is not None:
+            here = replace(player, zones=player.zones.part(part))
+        scenes = Scenes(rooms, some.seeds)
+        frames = scenes.place(some.start, some.goal)
+        crossed = None if zones is None else zones.part(part).crossed
+        parts.append(run_scenes(here, scenes, budget, frames=frames, zone=crossed))
+    return joined(parts)
 
 
 def joined(parts: Sequence[Outcome]) -> Outcome:

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
-import numpy as np
 import torch
 
 from foreworld.domains.rooms.calibrate import CalibrateRoomsConfig, calibrate_rooms
-from foreworld.domains.rooms.floors import StraightLine
+from foreworld.domains.rooms.floors import FLOORS, UNLEARNED, floor_of
 from foreworld.domains.rooms.layout import BoolArray
-from foreworld.domains.rooms.loop import By, Outcome, Planned, Player, joined, run_scenes
+from foreworld.domains.rooms.loop import By, Outcome, Planned, Player, run_pairs
 from foreworld.domains.rooms.prepare import prepare
-from foreworld.domains.rooms.running import Experiment, ExperimentConfig, Job, add_cost
-from foreworld.domains.rooms.scene import RoomsConfig, Scenes
+from foreworld.domains.rooms.running import Experiment, ExperimentConfig, Job, add_outcome
+from foreworld.domains.rooms.scene import RoomsConfig
 from foreworld.domains.rooms.zones import zoned
 from foreworld.evidence.samples import Samples
 
-NAME, VERSION = "rooms/no-go", 1
-ARMS = ("foreworld", "foreworld_free", "straight_line")
+NAME, VERSION = "rooms/no-go", 2
+ARMS = ("foreworld", "foreworld_free", *FLOORS)
 GROUPS = ("open", "shut")
-METRICS = ("success", "entered", "steps_to_goal", "refusals", "refused_throughout", "cpu_ms_per_decision")
-TOGETHER = 100  # scenes that are run side by side
+METRICS = (
+    "success", "solved_at_start", "entered", "steps_to_goal", "refusals", "refused_throughout", "cpu_ms_per_decision",
+)  # fmt: skip
 
 
 class NoGoConfig(ExperimentConfig):
@@ -70,44 +70,30 @@ def run_job(job: Job[NoGoConfig]) -> Kept:
     torch.set_num_threads(1)
     config = job.config
     pairs, zones, left = zoned(config.rooms, job.seed, job.count, shut=config.shut)
-    player: Player = StraightLine()
-    if job.arm != "straight_line":
+    prepared = None
+    if job.arm not in UNLEARNED:
         prepared = prepare(job.folder, config.recipe, seed=job.seed, progress="none")
-        player = Planned(
+    if prepared is None or job.arm in FLOORS:
+        player: Player = floor_of(job.arm, job.seed, prepared)
+    else:
+        player = planned = Planned(
             prepared, horizon=config.horizon, by=config.by, seed=job.seed, risk=config.risk, watched=config.watched,
             far=config.far,
         )  # fmt: skip
         if job.arm == "foreworld":
-            calibration = calibrate_rooms(player, config.rooms, config.calibrate, seed=job.seed)
-            player = replace(player, calibration=calibration)
-    parts = []
-    for first in range(0, len(pairs), TOGETHER):
-        part = slice(first, first + TOGETHER)
-        scenes = Scenes(config.rooms, pairs.seeds[part])
-        frames = scenes.place(pairs.start[part], pairs.goal[part])
-        mine = zones.part(part)
-        if job.arm == "foreworld" and isinstance(player, Planned):
-            player = replace(player, zones=mine)
-        parts.append(run_scenes(player, scenes, config.budget, frames=frames, zone=mine.crossed))
-    return Kept(joined(parts), left)
+            calibration = calibrate_rooms(planned, config.rooms, config.calibrate, seed=job.seed)
+            player = replace(planned, calibration=calibration, zones=zones)
+    return Kept(run_pairs(player, config.rooms, pairs, config.budget, zones=zones), left)
 
 
 def add_samples(samples: Samples, job: Job[NoGoConfig], kept: Kept) -> None:
     """What an arm gave in a seed."""
-    done, names = kept.outcome, [f"{job.seed}/{n}" for n in range(len(kept.open))]
-    groups = [("open",) if way else ("shut",) for way in kept.open]
-    taken = np.maximum(done.steps, 1)
-
-    def add(metric: str, values: np.ndarray, **how: Any) -> None:
-        samples.add(job.arm, metric, job.seed, names, values, groups, **how)
-
-    add("success", done.reached.astype(float), how="wilson")
-    add("entered", (done.entered > 0).astype(float), how="wilson")
-    add("steps_to_goal", done.steps.astype(float), unit="steps")
+    done = kept.outcome
+    rows, names, groups = add_outcome(samples, job, done, ["open" if way else "shut" for way in kept.open])
+    entered, refused = done.entered[rows] > 0, done.refused[rows] == done.steps[rows]
+    samples.add(job.arm, "entered", job.seed, names, entered.astype(float), groups, how="wilson")
     if job.arm.startswith("foreworld"):
-        add("refusals", done.refused / taken, weights=taken)
-        add("refused_throughout", (done.refused == done.steps).astype(float), how="wilson")
-    add_cost(samples, job, done)
+        samples.add(job.arm, "refused_throughout", job.seed, names, refused.astype(float), groups, how="wilson")
 
 
 NO_GO = Experiment(
@@ -120,6 +106,6 @@ NO_GO = Experiment(
     run_job,
     add_samples,
     groups=GROUPS,
-    unlearned=("straight_line",),
+    unlearned=UNLEARNED,
     told=lambda kept: f"{kept.outcome.reached[kept.open].mean():.1%} where a way is left",
 )

@@ -35,6 +35,10 @@ class Pairs:
         """Number of pairs N."""
         return len(self.seeds)
 
+    def part(self, chosen: slice) -> Pairs:
+        """Some of them."""
+        return Pairs(self.seeds[chosen], self.start[chosen], self.goal[chosen])
+
 
 def drawn(config: RoomsConfig, seed: int, count: int, *, doors: int = 1) -> Pairs:
     """Start and goal as the scene draws them: in different rooms, or as the configuration says.

@@ -14,14 +14,13 @@ from foreworld.domains.rooms.expectation import EXPECTATION, ExpectationConfig
 from foreworld.domains.rooms.fast_mode import FAST_MODE, FastConfig
 from foreworld.domains.rooms.film import record as record_film
 from foreworld.domains.rooms.film import save_film
-from foreworld.domains.rooms.floors import Clone, Nothing, Random, StraightLine
-from foreworld.domains.rooms.loop import By, Outcome, Planned, Player, joined, run_scenes
+from foreworld.domains.rooms.floors import FLOORS, UNLEARNED, floor_of
+from foreworld.domains.rooms.loop import By, Outcome, Planned, Player, run_pairs
 from foreworld.domains.rooms.making import runs
 from foreworld.domains.rooms.no_go import NO_GO, NoGoConfig
 from foreworld.domains.rooms.pairs import Pairs, ahead, drawn
 from foreworld.domains.rooms.prepare import BLOCKS, CHECK, SPLIT, Prepared, RoomsRecipe, prepare
-from foreworld.domains.rooms.running import Experiment, ExperimentConfig, Job
-from foreworld.domains.rooms.running import add_outcome as add_samples
+from foreworld.domains.rooms.running import Experiment, ExperimentConfig, Job, add_outcome
 from foreworld.domains.rooms.scene import RoomsConfig, Scenes
 from foreworld.domains.rooms.source import PLACE
 from foreworld.domains.rooms.speed import SpeedConfig, Task, speed
@@ -37,16 +36,13 @@ from foreworld.model.latent_loss import LatentLossConfig
 from foreworld.model.latent_model import LatentConfig
 
 VERSION = 1
-FLOORS = ("nothing", "random", "straight_line", "clone")
 PLANNED = ("foreworld", "foreworld_waypoints", "foreworld_flat")
 ARMS = (*PLANNED, *FLOORS)
 METRICS = (
     "success", "solved_at_start", "steps_to_goal", "refusals", "cpu_ms_per_decision", "train_cpu_seconds",
     "success_above_foreworld_flat",
 )  # fmt: skip
-UNLEARNED = ("nothing", "random", "straight_line")
 FILMED = 4  # scenes in a film
-TOGETHER = 100  # scenes that are run side by side
 
 
 class ReachConfig(ExperimentConfig):
@@ -164,7 +160,7 @@ def protocols() -> tuple[Protocol, ...]:
 def experiment(name: str, description: str, config: ReachConfig) -> Experiment[ReachConfig, Outcome]:
     """A task as an experiment."""
     return Experiment(
-        f"rooms/{name}", VERSION, description, arms_of(config), METRICS, run_job, add_samples,
+        f"rooms/{name}", VERSION, description, arms_of(config), METRICS, run_job, add_outcome,
         unlearned=UNLEARNED, costed=PLANNED, few=16, pairs=above,
         told=lambda done: f"{done.reached[~done.solved].mean():.1%}",
     )  # fmt: skip
@@ -206,9 +202,7 @@ def run_job(job: Job[ReachConfig]) -> Outcome:
     config = job.config
     pairs = pairs_of(config, job.seed, job.count)
     prepared = prepare(job.folder, config.recipe, seed=job.seed, progress="none") if job.arm not in UNLEARNED else None
-    player = player_of(job, prepared)
-    parts = [slice(at, at + TOGETHER) for at in range(0, len(pairs), TOGETHER)]
-    return joined([play(player, config, pairs, job.seed, part) for part in parts])
+    return run_pairs(player_of(job, prepared), config.rooms.of(job.seed), pairs, config.budget)
 
 
 def pairs_of(config: ReachConfig, seed: int, count: int) -> Pairs:
@@ -217,25 +211,11 @@ def pairs_of(config: ReachConfig, seed: int, count: int) -> Pairs:
     return ahead(rooms, seed, count, config.ahead) if config.ahead else drawn(rooms, seed, count, doors=config.doors)
 
 
-def play(player: Player, config: ReachConfig, pairs: Pairs, seed: int, part: slice) -> Outcome:
-    """Some of the pairs of a seed."""
-    scenes = Scenes(config.rooms.of(seed), pairs.seeds[part])
-    frames = scenes.place(pairs.start[part], pairs.goal[part])
-    return run_scenes(player, scenes, config.budget, frames=frames)
-
-
 def player_of(job: Job[ReachConfig], prepared: Prepared | None) -> Player:
     """Who moves."""
     config = job.config
-    if prepared is None:
-        floors: dict[str, Callable[[], Player]] = {
-            "nothing": Nothing,
-            "random": lambda: Random(job.seed),
-            "straight_line": StraightLine,
-        }
-        return floors[job.arm]()
-    if job.arm == "clone":
-        return Clone(prepared, seed=job.seed)
+    if prepared is None or job.arm in FLOORS:
+        return floor_of(job.arm, job.seed, prepared)
     horizon = config.flat_horizon if job.arm == "foreworld_flat" else config.horizon
     ways: dict[str, By] = {"foreworld": config.by, "foreworld_waypoints": "waypoints", "foreworld_flat": "straight"}
     return Planned(prepared, horizon=horizon, by=ways[job.arm], seed=job.seed)

@@ -91,7 +91,7 @@ class Experiment(Generic[Config, Result]):
     arms: tuple[str, ...]
     metrics: tuple[str, ...]
     work: Callable[[Job[Config]], Result]
-    add: Callable[[Samples, Job[Config], Result], None]
+    add: Callable[[Samples, Job[Config], Result], object]
     groups: tuple[str, ...] = ("all",)
     unlearned: tuple[str, ...] = ()
     costed: tuple[str, ...] = ()
@@ -153,22 +153,38 @@ class Experiment(Generic[Config, Result]):
         }
 
 
-def add_outcome(samples: Samples, job: Job[Any], done: Outcome) -> None:
-    """What an arm gave in a seed; an episode that is solved at its start is counted, and no success."""
-    names = [f"{job.seed}/{n}" for n in range(len(done.reached))]
-    samples.add(job.arm, "solved_at_start", job.seed, names, done.solved.astype(float), how="wilson")
-    kept = np.flatnonzero(~done.solved)
-    own = [names[n] for n in kept]
-    samples.add(job.arm, "success", job.seed, own, done.reached[kept].astype(float), how="wilson")
-    # Who does not get there has used up the budget.
-    samples.add(job.arm, "steps_to_goal", job.seed, own, done.steps[kept], unit="steps")
-    if job.arm.startswith("foreworld"):
-        taken = np.maximum(done.steps[kept], 1)
-        samples.add(job.arm, "refusals", job.seed, own, done.refused[kept] / taken, weights=taken)
-    add_cost(samples, job, done)
+Kept = tuple[np.ndarray, list[str], list[tuple[str, ...]] | None]
 
 
-def add_cost(samples: Samples, job: Job[Any], done: Outcome) -> None:
-    """CPU time a decision, the greatest of all seeds."""
+def add_outcome(samples: Samples, job: Job[Any], done: Outcome, groups: Sequence[str] | None = None) -> Kept:
+    """What an arm gave in a seed, as `add_episodes`, and CPU time a decision, the greatest of all seeds."""
     spent = 1000.0 * done.cpu_seconds / max(done.decisions, 1)
     samples.add(job.arm, "cpu_ms_per_decision", job.seed, ["all"], [spent], unit="ms", how="max")
+    return add_episodes(samples, job.arm, job.seed, done, groups)
+
+
+def add_episodes(samples: Samples, arm: str, seed: int, done: Outcome, groups: Sequence[str] | None = None) -> Kept:
+    """What became of episodes; one that is solved at its start is counted, and is part of nothing else.
+
+    Args:
+        samples: Where it goes.
+        arm: Who moved.
+        seed: Of the scenes.
+        done: The outcome.
+        groups: Of each episode, part of its label; none if None.
+
+    Returns:
+        Which episodes were not solved at their start, and their labels and groups, for what else there is to say.
+    """
+    within: list[tuple[str, ...]] | None = None if groups is None else [(group,) for group in groups]
+    names = [f"{seed}/{n}" if groups is None else f"{seed}/{groups[n]}/{n}" for n in range(len(done.reached))]
+    samples.add(arm, "solved_at_start", seed, names, done.solved.astype(float), within, how="wilson")
+    kept = np.flatnonzero(~done.solved)
+    own, mine = [names[n] for n in kept], None if within is None else [within[n] for n in kept]
+    samples.add(arm, "success", seed, own, done.reached[kept].astype(float), mine, how="wilson")
+    # Who does not get there has used up the budget.
+    samples.add(arm, "steps_to_goal", seed, own, done.steps[kept], mine, unit="steps")
+    if arm.startswith("foreworld"):
+        taken = np.maximum(done.steps[kept], 1)
+        samples.add(arm, "refusals", seed, own, done.refused[kept] / taken, mine, weights=taken)
+    return kept, own, mine

@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Self
 
-import numpy as np
 import torch
 
 from foreworld.domains.rooms.calibrate import CalibrateRoomsConfig, calibrate_familiar
-from foreworld.domains.rooms.loop import By, Outcome, Planned, run_scenes
+from foreworld.domains.rooms.floors import FLOORS, UNLEARNED, floor_of
+from foreworld.domains.rooms.loop import By, Outcome, Planned, Player, run_pairs
 from foreworld.domains.rooms.pairs import drawn
 from foreworld.domains.rooms.prepare import prepare
-from foreworld.domains.rooms.running import Experiment, ExperimentConfig, Job
-from foreworld.domains.rooms.scene import RoomsConfig, Scenes
+from foreworld.domains.rooms.running import Experiment, ExperimentConfig, Job, add_episodes
+from foreworld.domains.rooms.scene import RoomsConfig
 from foreworld.evidence.samples import Samples
 
-NAME, VERSION = "rooms/variation", 1
-ARMS = ("foreworld", "foreworld_ungated")
+NAME, VERSION = "rooms/variation", 2
+ARMS = ("foreworld", "foreworld_ungated", *FLOORS)
 # What is another than in training; sizes as a share of what they were.
 FACTORS: dict[str, dict[str, Any]] = {
     "usual": {},
@@ -34,7 +34,7 @@ FACTORS: dict[str, dict[str, Any]] = {
     "view_narrow": {"view": 0.9},
     "view_wide": {"view": 1.1},
 }
-METRICS = ("success", "flagged", "refusals", "steps_to_goal")
+METRICS = ("success", "solved_at_start", "flagged", "refusals", "steps_to_goal")
 
 
 class VariationConfig(ExperimentConfig):
@@ -75,27 +75,27 @@ def run_job(job: Job[VariationConfig]) -> dict[str, Outcome]:
     """One arm in the scenes of one seed, by factor: the same starts, goals and layouts under each."""
     torch.set_num_threads(1)
     config = job.config
-    prepared = prepare(job.folder, config.recipe, seed=job.seed, progress="none")
-    player = Planned(prepared, horizon=config.horizon, by=config.by, seed=job.seed)
-    if job.arm == "foreworld":
-        player = replace(player, calibration=calibrate_familiar(player, config.rooms, config.calibrate, seed=job.seed))
-    pairs, found = drawn(config.rooms, job.seed, job.count), {}
-    for factor in FACTORS:
-        scenes = Scenes(varied(config.rooms, factor), pairs.seeds)
-        frames = scenes.place(pairs.start, pairs.goal)
-        found[factor] = run_scenes(player, scenes, config.budget, frames=frames)
-    return found
+    prepared = None
+    if job.arm not in UNLEARNED:
+        prepared = prepare(job.folder, config.recipe, seed=job.seed, progress="none")
+    if prepared is None or job.arm in FLOORS:
+        player: Player = floor_of(job.arm, job.seed, prepared)
+    else:
+        player = planned = Planned(prepared, horizon=config.horizon, by=config.by, seed=job.seed)
+        if job.arm == "foreworld":
+            calibration = calibrate_familiar(planned, config.rooms, config.calibrate, seed=job.seed)
+            player = replace(planned, calibration=calibration)
+    pairs = drawn(config.rooms, job.seed, job.count)
+    return {factor: run_pairs(player, varied(config.rooms, factor), pairs, config.budget) for factor in FACTORS}
 
 
 def add_samples(samples: Samples, job: Job[VariationConfig], found: dict[str, Outcome]) -> None:
     """What an arm gave in a seed, a group a factor."""
     for factor, done in found.items():
-        names, groups = [f"{job.seed}/{factor}/{n}" for n in range(len(done.reached))], [(factor,)] * len(done.reached)
-        taken = np.maximum(done.steps, 1)
-        samples.add(job.arm, "success", job.seed, names, done.reached.astype(float), groups, how="wilson")
-        samples.add(job.arm, "steps_to_goal", job.seed, names, done.steps, groups, unit="steps")
-        samples.add(job.arm, "flagged", job.seed, names, (done.refused > 0).astype(float), groups, how="wilson")
-        samples.add(job.arm, "refusals", job.seed, names, done.refused / taken, groups, weights=taken)
+        rows, names, groups = add_episodes(samples, job.arm, job.seed, done, [factor] * len(done.reached))
+        if job.arm not in FLOORS:
+            flagged = (done.refused[rows] > 0).astype(float)
+            samples.add(job.arm, "flagged", job.seed, names, flagged, groups, how="wilson")
 
 
 VARIATION = Experiment(
@@ -109,6 +109,7 @@ VARIATION = Experiment(
     run_job,
     add_samples,
     groups=tuple(FACTORS),
+    unlearned=UNLEARNED,
     few=4,
     settings={"factors": FACTORS},
 )
