@@ -11,11 +11,12 @@ from foreworld.errors import InputError
 from foreworld.forecast.forecaster import Forecaster
 from foreworld.planning.guardrail import Guardrail
 from foreworld.planning.plan import Plan, Reason, Refusal
-from foreworld.planning.planners.base import judge, uniforms
+from foreworld.planning.planners.base import judge
 from foreworld.planning.planners.cem import CEMConfig, CEMPlanner
 from foreworld.planning.planners.exhaustive import ExhaustiveConfig, ExhaustivePlanner
 from foreworld.planning.planners.gradient import GradientConfig, GradientPlanner
 from foreworld.planning.planners.mppi import MPPIConfig, MPPIPlanner
+from foreworld.planning.planners.points import uniforms
 from foreworld.planning.planners.prior import PriorPlanner
 
 

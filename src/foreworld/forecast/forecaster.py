@@ -9,123 +9,31 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from foreworld.episodes.schema import Channel
 from foreworld.errors import InputError, ModelError
-from foreworld.forecast.novelty import NoveltyModel, disagreement, mahalanobis
+from foreworld.forecast.calibration import Calibration, MonitorLimits, Stage
+from foreworld.forecast.novelty import disagreement, mahalanobis
 from foreworld.model.interface import Adjusted, Believed, Holding, Imaginer, Present, Ready, familiar
+
+__all__ = [
+    "QUANTILES",
+    "Calibration",
+    "Forecast",
+    "Forecaster",
+    "Imagined",
+    "MonitorLimits",
+    "Stage",
+    "check_finite",
+    "require_finite",
+]
 
 # Scenarios of each member. A cost of rare harm must see how far the tails reach: four members at one quantile each end
 # at 1.15 standard deviations, at three each at 1.73.
 QUANTILES = 3
-
-
-class Stage(BaseModel):
-    """What holds once a subject has been known for a while: a model errs less about those whom it has watched.
-
-    Attributes:
-        after: Moments of history from which it holds.
-        bands: As in `Calibration`.
-        trajectory: As in `Calibration`.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    after: int = Field(ge=1)
-    bands: dict[str, tuple[float, ...]] = Field(default_factory=dict)
-    trajectory: dict[str, dict[str, float]] = Field(default_factory=dict)
-
-
-class MonitorLimits(BaseModel):
-    """How much a healthy model is surprised (`agent.monitor`).
-
-    Attributes:
-        surprise: By running mean: what is exceeded at the false-alarm rate, in half-widths of the band. One that
-            calibration did not know has no limit.
-        usual: Their means; where they start. One number is that of all.
-        jump: Greatest distance of two forecasts before and after an outstanding action, in half-widths of the band.
-        false_alarm: Share of a healthy model's moments above one of the limits, at most.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    surprise: tuple[float, ...]
-    usual: tuple[float, ...] | float
-    jump: float
-    false_alarm: float
-
-
-class Calibration(BaseModel):
-    """What was learned from held-out subjects about the model's errors.
-
-    Errors are calibrated by how long a subject has been known (Mondrian conformal prediction, Vovk et al. 2005), so
-    that a claimed risk holds on the first day and not only on average over many.
-
-    Attributes:
-        coverage: Coverage of the display bands.
-        bands: By quantity: [H] half-widths in units of the predicted scale, from the first moment on.
-        trajectory: By guardrail, then by risk level (as text): bound on the trajectory score, likewise.
-        later: Stages that follow, the longest known last.
-        novelty: Thresholds of novelty, or None before calibration.
-        monitor: Limits of surprise, or None before calibration; without them nobody watches the model.
-        subjects: Number of subjects it was fitted on.
-        notes: Where it came from, round by round.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    coverage: float = Field(default=0.9, gt=0, lt=1)
-    bands: dict[str, tuple[float, ...]] = Field(default_factory=dict)
-    trajectory: dict[str, dict[str, float]] = Field(default_factory=dict)
-    later: tuple[Stage, ...] = ()
-    novelty: NoveltyModel | None = None
-    monitor: MonitorLimits | None = None
-    subjects: int = 0
-    notes: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        starts = [stage.after for stage in self.later]
-        if starts != sorted(set(starts)):
-            raise ValueError(f"stages of a calibration must follow one another, got {starts}")
-        return self
-
-    @property
-    def stages(self) -> tuple[Calibration | Stage, ...]:
-        """All stages, the first moment's first."""
-        return (self, *self.later)
-
-    def stage(self, known: Tensor) -> Tensor:
-        """[B] index of the stage for numbers of known moments [B]: 0 is the first, 1 the first of `later`."""
-        starts = torch.tensor([stage.after for stage in self.later], dtype=torch.int64)
-        return torch.searchsorted(starts, known.long(), right=True)
-
-    def trajectory_bounds(self, guardrail: str, risk: float) -> Tensor:
-        """[stages] the score to subtract from a guardrail's margin at this risk; 0 before any was calibrated.
-
-        Raises:
-            InputError: Others were calibrated and this one was not: its margin would silently go untightened.
-        """
-        if not self.trajectory:
-            return torch.zeros(1 + len(self.later), dtype=torch.float64)
-        bounds: list[float] = []
-        for part in self.stages:
-            bound = part.trajectory.get(guardrail, {}).get(f"{risk:g}")
-            if bound is None and not bounds:
-                levels = ", ".join(sorted(part.trajectory.get(guardrail, {}), key=float))
-                known = f"guardrail {guardrail} at {levels}" if levels else f"only {', '.join(sorted(self.trajectory))}"
-                raise InputError(
-                    f"guardrail {guardrail} was not calibrated at risk {risk:g}: the model was calibrated for {known}; "
-                    "use one of those, or calibrate again with the guardrails that are planned with"
-                )
-            # A stage that had too little for this level is held to what the stage before is held to.
-            bounds.append(bounds[-1] if bound is None else bound)
-        return torch.tensor(bounds, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -136,15 +44,18 @@ class Imagined:
         belief: Of B subjects.
         prepared: What of the prediction does not depend on the actions.
         distance: [B] novelty of the belief itself; above 1 is novel.
+        now: By quantity: [B] what is read out of the present, where the model can.
     """
 
     belief: Believed
     prepared: Ready
     distance: Tensor
+    now: dict[str, Tensor] = field(default_factory=dict)
 
     def select(self, index: Tensor) -> Imagined:
         """Some of the subjects."""
-        return Imagined(self.belief.select(index), self.prepared.select(index), self.distance[index])
+        now = {name: value[index] for name, value in self.now.items()}
+        return Imagined(self.belief.select(index), self.prepared.select(index), self.distance[index], now)
 
     def hold(self, blocks: tuple[int, ...]) -> Imagined | None:
         """The same for candidates that hold one amount over each block of intervals; None where the model cannot.
@@ -222,6 +133,34 @@ class Forecast:
             now=self.now,
         )
 
+    def where(self, chosen: Tensor, other: Forecast) -> Forecast:
+        """This one for the subjects chosen [B], and the other for the rest; both of one candidate a subject."""
+
+        def of(one: Mapping[str, Tensor], two: Mapping[str, Tensor], lead: int = 0) -> dict[str, Tensor]:
+            return {name: pick(value, two[name], lead) for name, value in one.items()}
+
+        def pick(one: Tensor, two: Tensor, lead: int = 0) -> Tensor:
+            shape = (*[1] * lead, -1, *[1] * (one.dim() - 1 - lead))
+            return torch.where(chosen.reshape(shape), one, two)
+
+        both = None
+        if self.calibrated is not None and other.calibrated is not None:
+            both = self.calibrated.where(chosen, other.calibrated)
+        return Forecast(
+            self.points,
+            of(self.samples, other.samples, 1),
+            of(self.mean, other.mean),
+            of(self.scale, other.scale),
+            of(self.lower, other.lower),
+            of(self.upper, other.upper),
+            self.calibration,
+            pick(self.novelty, other.novelty),
+            pick(self.usable, other.usable),
+            self.known,
+            calibrated=both,
+            now=self.now,
+        )
+
     def row(self, subject: int) -> Forecast:
         """The forecast of one subject, with B = 1."""
         i = slice(subject, subject + 1)
@@ -296,7 +235,8 @@ class Forecaster:
         distance = torch.zeros(len(belief))
         if novelty is not None and self._familiar is not None:
             distance = mahalanobis(familiar(prepared), *self._familiar) / novelty.distance
-        return Imagined(belief, prepared, distance)
+        now = self.model.read_now(prepared) if isinstance(self.model, Present) else {}
+        return Imagined(belief, prepared, distance, now)
 
     def forecast(self, imagined: Imagined, actions: Tensor) -> Forecast:
         """Futures of candidates: `actions` [B, S, H, A] in raw units, one value for each interval of the grid.
@@ -352,7 +292,7 @@ class Forecaster:
         novelty, usable = self._trust(imagined, spread)
         return Forecast(
             self.points, samples, mean, scale, lower, upper, self.calibration, novelty, usable, known, latents,
-            now=self.model.read_now(imagined.prepared) if isinstance(self.model, Present) else {},
+            now=imagined.now,
         )  # fmt: skip
 
     def _trust(self, imagined: Imagined, spread: Tensor) -> tuple[Tensor, Tensor]:

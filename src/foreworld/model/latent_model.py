@@ -67,15 +67,24 @@ class LatentBelief:
 
 @dataclass(frozen=True)
 class LatentReady:
-    """What of a prediction does not depend on the actions: latent, what the frame looked like, what it shows."""
+    """What of a prediction does not depend on the actions.
+
+    Attributes:
+        context: [B, D] latents.
+        look: [B, L] what the frames looked like.
+        entered: [E, B, hidden] what both latents and what is around them add to the first hidden layer.
+        around: [B, C, H, W] what frames show; None where the predictor is blind.
+    """
 
     context: Tensor
     look: Tensor
+    entered: Tensor
     around: Tensor | None = None
 
     def select(self, index: Tensor) -> Self:
         """That of some scenes."""
-        return type(self)(self.context[index], self.look[index], None if self.around is None else self.around[index])
+        around = None if self.around is None else self.around[index]
+        return type(self)(self.context[index], self.look[index], self.entered[:, index], around)
 
 
 class LatentModel(nn.Module):
@@ -232,8 +241,13 @@ class LatentModel(nn.Module):
             path.append(now)
         return torch.stack(path, dim=2)
 
-    def predict(self, latent: Tensor, actions: Tensor, around: Tensor | None = None) -> Tensor:
-        """Latents [E, B, S, H, D] from [B, D] under normalised candidates [B, S, H, A], each held over its interval."""
+    def predict(
+        self, latent: Tensor, actions: Tensor, around: Tensor | None = None, entered: Tensor | None = None
+    ) -> Tensor:
+        """Latents [E, B, S, H, D] from [B, D] under normalised candidates [B, S, H, A], each held over its interval.
+
+        `entered` [E, B, hidden] is what the latents add to the first hidden layer, if that was worked out before.
+        """
         batch, count, horizon, width = actions.shape
         # What actions do to the hidden layer is worked out for all intervals at once.
         held = self.push.weight.reshape(len(self.push.weight), self.block, width, -1).sum(1)
@@ -242,8 +256,9 @@ class LatentModel(nn.Module):
         )
         pushed = pushed.reshape(self.config.members, horizon, batch * count, -1)
         # All candidates start at one place, which is looked at once.
-        seen = self._seen(latent, around).repeat_interleave(count, dim=1)
-        now = latent.repeat_interleave(count, dim=0) + self._change(seen + pushed[:, 0])
+        seen = self._seen(latent, around) if entered is None else entered
+        first = (seen[:, :, None] + pushed[:, 0].reshape(len(seen), batch, count, -1)).flatten(1, 2)
+        now = latent[:, None].expand(-1, count, -1).reshape(batch * count, -1) + self._change(first)
         path = [now]
         for h in range(1, horizon):
             now = self._advance(now, pushed[:, h], around)
@@ -254,11 +269,11 @@ class LatentModel(nn.Module):
         """What does not depend on the actions."""
         if exogenous is not None and exogenous.shape[-1]:
             raise InputError("a latent model knows no announced amounts")
-        return LatentReady(belief.latent, belief.look, belief.around)
+        return LatentReady(belief.latent, belief.look, self._seen(belief.latent, belief.around), belief.around)
 
     def respond(self, prepared: LatentReady, actions: Tensor) -> Tensor:
         """Latents [E, B, S, H, D] of normalised candidates [B, S, H, A]."""
-        return self.predict(prepared.context, actions, prepared.around)
+        return self.predict(prepared.context, actions, prepared.around, prepared.entered)
 
     def read(self, latents: Tensor) -> dict[str, Tensor]:
         """Quantities in units: latents [..., D] to {quantity: [...]}; of those that were labelled."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -49,9 +50,10 @@ class Waypoints:
 
     def save(self, folder: str | Path) -> None:
         """Write all of it into a folder."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
         tensors = {
             name: torch.tensor(value, dtype=torch.float64) if isinstance(value, float) else value
-            for name, value in vars(self).items()
+            for name, value in values.items()
         }
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, Path(folder) / self.file)
 
@@ -71,6 +73,11 @@ class Waypoints:
         except (OSError, SafetensorError, KeyError) as error:
             raise FormatError(f"{path} holds no {path.stem}: {error}; make them again") from error
 
+    @cached_property
+    def _half(self) -> Tensor:
+        """[M] half the squared lengths of the nodes."""
+        return 0.5 * self.nodes.pow(2).sum(-1)
+
     def counted(self, latents: Tensor) -> Tensor:
         """What of latents [..., D] counts for where somebody is; the nodes hold nothing else."""
         return latents
@@ -78,8 +85,7 @@ class Waypoints:
     def near(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Blocks to the nearest waypoints and which they are, both [B, N, NEAR], of latents [B, N, D]."""
         latents = self.counted(latents)
-        half = 0.5 * self.nodes.pow(2).sum(-1)
-        closeness = latents @ self.nodes.T - half
+        closeness = (latents @ self.nodes.T).sub_(self._half)
         best, at = closeness.topk(min(NEAR, len(self.nodes)), dim=-1)
         away = (latents.pow(2).sum(-1, keepdim=True) - 2.0 * best).clamp(min=0.0).sqrt() / self.pace
         # One that lies more than a block beyond the nearest may be on the other side of a wall.

@@ -82,17 +82,41 @@ class Judged:
     violation: Tensor
     key: Tensor
 
-    def pick(self, candidate: int) -> Judged:
-        """One candidate of each subject, with S = 1."""
-        part = slice(candidate, candidate + 1)
+    def pick(self, candidate: Tensor) -> Judged:
+        """One candidate [B] of each subject, with S = 1."""
+        rows = torch.arange(len(candidate))
+
+        def of(values: Tensor) -> Tensor:
+            return values[rows, candidate][:, None]
+
         return Judged(
-            self.blocks[:, part],
-            self.forecast.pick(torch.full((len(self.key),), candidate)),
-            self.cost[:, part],
-            {name: margin[:, part] for name, margin in self.margins.items()},
-            self.feasible[:, part],
-            self.violation[:, part],
-            self.key[:, part],
+            of(self.blocks),
+            self.forecast.pick(candidate),
+            of(self.cost),
+            {name: of(margin) for name, margin in self.margins.items()},
+            of(self.feasible),
+            of(self.violation),
+            of(self.key),
+        )
+
+    def where(self, chosen: Tensor, other: Judged) -> Judged:
+        """These for the subjects chosen [B], and the others' for the rest; both of one candidate a subject."""
+        if bool(chosen.all()):
+            return self
+        if not bool(chosen.any()):
+            return other
+
+        def of(one: Tensor, two: Tensor) -> Tensor:
+            return torch.where(chosen.reshape(-1, *[1] * (one.dim() - 1)), one, two)
+
+        return Judged(
+            of(self.blocks, other.blocks),
+            self.forecast.where(chosen, other.forecast),
+            of(self.cost, other.cost),
+            {name: of(margin, other.margins[name]) for name, margin in self.margins.items()},
+            of(self.feasible, other.feasible),
+            of(self.violation, other.violation),
+            of(self.key, other.key),
         )
 
 
@@ -134,37 +158,47 @@ def judge(problem: Problem, blocks: Tensor) -> Judged:
 
 @dataclass
 class Best:
-    """The best candidates seen so far, and the cheapest rejected ones."""
+    """The best candidates seen so far, and the cheapest rejected ones.
 
-    blocks: Tensor
-    key: Tensor
-    rejected: Tensor
+    Attributes:
+        chosen: The best of each subject, S = 1.
+        rejected: The cheapest that were rejected, S = 1; of a subject that none was, any candidate.
+        rejected_cost: [B] what they cost; infinite where none was.
+    """
+
+    chosen: Judged
+    rejected: Judged
     rejected_cost: Tensor
 
     @classmethod
-    def empty(cls, problem: Problem) -> Best:
-        """Nothing seen yet."""
-        batch = len(problem)
-        shape = (batch, *problem.space.shape)
-        return cls(
-            problem.space.lower.clone(),
-            torch.full((batch,), torch.inf, dtype=torch.float64),
-            torch.zeros(shape),
-            torch.full((batch,), torch.inf),
-        )
+    def of(cls, judged: Judged) -> Best:
+        """The best of the first candidates."""
+        first = judged.pick(judged.key.argmin(1))
+        found = cls(first, first, torch.full((len(judged.key),), torch.inf))
+        found.take(judged)
+        return found
+
+    @property
+    def blocks(self) -> Tensor:
+        """[B, K, A] raw block values of the best."""
+        return self.chosen.blocks[:, 0]
 
     def take(self, judged: Judged) -> None:
         """Compare with new candidates."""
-        rows = torch.arange(len(self.key))
-        at = judged.key.argmin(1)
-        better = judged.key[rows, at] < self.key
-        self.key = torch.where(better, judged.key[rows, at], self.key)
-        self.blocks = torch.where(better[:, None, None], judged.blocks[rows, at], self.blocks)
-        cost = torch.where(judged.feasible | ~torch.isfinite(judged.cost), torch.inf, judged.cost)
-        at = cost.argmin(1)
-        cheaper = cost[rows, at] < self.rejected_cost
-        self.rejected_cost = torch.where(cheaper, cost[rows, at], self.rejected_cost)
-        self.rejected = torch.where(cheaper[:, None, None], judged.blocks[rows, at], self.rejected)
+        key, at = judged.key.min(1)
+        better = key < self.chosen.key[:, 0]
+        if bool(better.any()):
+            self.chosen = judged.pick(at).where(better, self.chosen)
+        cost, at = torch.where(judged.feasible | ~torch.isfinite(judged.cost), torch.inf, judged.cost).min(1)
+        cheaper = cost < self.rejected_cost
+        if bool(cheaper.any()):
+            self.rejected_cost = torch.where(cheaper, cost, self.rejected_cost)
+            self.rejected = judged.pick(at).where(cheaper, self.rejected)
+
+    def settle(self, judged: Judged, subjects: Tensor) -> None:
+        """Take candidates, one a subject, for some subjects [B] whatever else was found; nothing was rejected there."""
+        self.chosen = judged.where(subjects, self.chosen)
+        self.rejected_cost = torch.where(subjects, torch.inf, self.rejected_cost)
 
 
 @dataclass(frozen=True)
@@ -299,12 +333,10 @@ class Planner(ABC):
             InputError: The guardrails cannot work together with the horizon, or a shape is wrong.
         """
         check_guardrails(problem.guardrails, problem.space.grid.last)
-        best = Best.empty(problem)
         first = judge(problem, _first(problem))
-        best.take(first)
+        best = Best.of(first)
         self.search(problem, best)
-        both = judge(problem, torch.stack([best.blocks, best.rejected], dim=1))
-        chosen, rejected = both.pick(0), both.pick(1)
+        chosen, rejected = best.chosen, best.rejected
         cheaper = torch.isfinite(best.rejected_cost) & ~rejected.feasible[:, 0]
         cheaper &= ~chosen.feasible[:, 0] | (best.rejected_cost < chosen.cost[:, 0])
         provenance = {
@@ -337,38 +369,3 @@ def _first(problem: Problem) -> Tensor:
         )
     given = torch.where(torch.isnan(given), space.lower[:, None], given.to(ends.dtype))
     return torch.cat([ends, space.clip(space.snap(given))], dim=1)
-
-
-def uniforms(keys: Tensor, count: int, dimensions: int) -> Tensor:
-    """[B, count, dimensions] points in (0, 1): a Sobol sequence shifted by each subject's own key.
-
-    The shift is a counter-based hash of key and dimension (Cranley and Patterson 1976 rotation), so the points of a
-    subject depend on its key alone.
-    """
-    table = _sobol(count, dimensions)
-    generator = torch.arange(1, dimensions + 1, dtype=torch.int64)
-    mixed = _mix(keys[:, None] * 0x9E3779B1 + generator * 0x85EBCA77)
-    shift = (mixed % (1 << 24)).float() / (1 << 24)
-    points = (table[None] + shift[:, None, :]) % 1.0
-    return points.clamp(1e-4, 1 - 1e-4)
-
-
-_TABLES: dict[tuple[int, int], Tensor] = {}
-
-
-def _sobol(count: int, dimensions: int) -> Tensor:
-    if (count, dimensions) not in _TABLES:
-        _TABLES[count, dimensions] = _engine(dimensions).draw(count)
-    return _TABLES[count, dimensions]
-
-
-def _engine(dimensions: int) -> torch.quasirandom.SobolEngine:
-    return torch.quasirandom.SobolEngine(dimensions, scramble=True, seed=0)  # type: ignore[no-untyped-call]
-
-
-def _mix(x: Tensor) -> Tensor:
-    # A 31-bit finaliser in the manner of MurmurHash3; masks keep products inside int64.
-    x = x & 0x7FFFFFFF
-    x = ((x ^ (x >> 15)) * 0x2C1B3C6D) & 0x7FFFFFFF
-    x = ((x ^ (x >> 12)) * 0x297A2D39) & 0x7FFFFFFF
-    return x ^ (x >> 15)
