@@ -122,11 +122,13 @@ def test_a_missing_frame_of_any_camera_leaves_no_latent_while_it_is_among_the_la
 def test_depth_is_scaled_by_its_bounds_and_masked_where_nothing_came_back():
     eye = DepthEye(SCHEMA["range"])
     raw = torch.full((1, 2, SIDE, SIDE), 1.0)
-    raw[0, 0, 3, 4], raw[0, 0, 0, 0], raw[0, 1, 5, 5] = torch.nan, 0.0, FAR
+    raw[0, 0, 3, 4], raw[0, 0, 0, 0], raw[0, 0, 6, 6], raw[0, 1, 5, 5] = torch.nan, 0.0, torch.inf, FAR
     found = eye.pixels(raw)
     assert found.shape == (1, 4, SIDE, SIDE)
     depth, mask, later, _ = found[0]
-    assert depth[3, 4] == depth[0, 0] == 0.0 and mask[3, 4] == mask[0, 0] == 0.0 and mask.sum() == SIDE**2 - 2
+    for at in ((3, 4), (0, 0), (6, 6)):
+        assert depth[at] == mask[at] == 0.0
+    assert mask.sum() == SIDE**2 - 3
     assert depth[1, 1] == pytest.approx(2.0 * 1.0 / FAR - 1.0) and later[5, 5] == 1.0
 
 

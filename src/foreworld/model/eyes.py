@@ -96,7 +96,8 @@ class DepthEye(nn.Module):
     """Depth within -1 to 1 over the channel's bounds, with a mask beside it: zero where nothing was measured.
 
     Args:
-        channel: Depth maps [H, W] or [H, W, 1]; 0 and NaN are no measurement: nothing came back to the camera.
+        channel: Depth maps [H, W] or [H, W, 1]; what is not finite and above 0 is no measurement: nothing came
+            back to the camera, or it saw into the open.
 
     Raises:
         SchemaError: It is no square depth map, or has no bounds to be scaled by.
@@ -117,7 +118,7 @@ class DepthEye(nn.Module):
     def pixels(self, values: Tensor) -> Tensor:
         """[N, 2 K, H, W] of depth maps [N, K, H, W] in the channel's unit: depth and mask of each."""
         raw = values.float().reshape(len(values), -1, self.side, self.side)
-        known = raw > 0  # of NaN it is false
+        known = (raw > 0) & torch.isfinite(raw)
         scaled = (raw - self.low) * (2.0 / (self.high - self.low)) - 1.0
         return torch.stack([torch.where(known, scaled, 0.0), known.float()], dim=2).flatten(1, 2)
 

@@ -42,6 +42,13 @@ def test_every_arm_runs_and_scenes_are_told_apart_by_whether_a_way_is_left(tmp_p
     assert ("straight_line", "refusals", "all") not in found
 
 
+def test_scenes_of_one_kind_alone_are_told_before_anything_is_made(tmp_path, monkeypatch):
+    monkeypatch.setenv("FOREWORLD_RUNS", str(tmp_path))
+    with pytest.raises(InputError, match="of the 1 scenes of seed 3 a way is left"):
+        no_go.NO_GO.rows(CONFIG, Request(seeds=(3,), subjects=1))
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_solved_at_its_start_is_counted_and_part_of_nothing_else():
     solved = np.array([True, False, False, False])
     done = Outcome(

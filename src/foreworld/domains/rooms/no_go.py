@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -15,11 +16,13 @@ from foreworld.domains.rooms.prepare import prepare
 from foreworld.domains.rooms.running import Experiment, ExperimentConfig, Job, add_outcome
 from foreworld.domains.rooms.scene import RoomsConfig
 from foreworld.domains.rooms.zones import zoned
+from foreworld.errors import InputError
 from foreworld.evidence.samples import Samples
 
 NAME, VERSION = "rooms/no-go", 2
 ARMS = ("foreworld", "foreworld_free", *FLOORS)
 GROUPS = ("open", "shut")
+SEEN = 50  # scenes of a seed among which there are surely some of both
 METRICS = (
     "success", "solved_at_start", "entered", "steps_to_goal", "refusals", "refused_throughout", "cpu_ms_per_decision",
 )  # fmt: skip
@@ -65,6 +68,23 @@ class Kept:
     open: BoolArray
 
 
+def ready(config: NoGoConfig, seeds: Sequence[int], count: int) -> None:
+    """Raise where a seed has no scene of one of the groups, which its table could not tell of.
+
+    Raises:
+        InputError: It has not.
+    """
+    if count > SEEN:
+        return
+    for seed in seeds:
+        ways = zoned(config.rooms, seed, count, shut=config.shut)[2]
+        if ways.all() or not ways.any():
+            raise InputError(
+                f"in {'all' if ways.all() else 'none'} of the {count} scenes of seed {seed} a way is left, and either "
+                "kind has a table; give more scenes"
+            )
+
+
 def run_job(job: Job[NoGoConfig]) -> Kept:
     """One arm in the scenes of one seed; `foreworld` is calibrated first."""
     torch.set_num_threads(1)
@@ -107,5 +127,6 @@ NO_GO = Experiment(
     add_samples,
     groups=GROUPS,
     unlearned=UNLEARNED,
+    ready=ready,
     told=lambda kept: f"{kept.outcome.reached[kept.open].mean():.1%} where a way is left",
 )

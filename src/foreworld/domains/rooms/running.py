@@ -80,6 +80,7 @@ class Experiment(Generic[Config, Result]):
         unlearned: Arms that need no model.
         costed: Arms whose `train_cpu_seconds` are those of the recipe's model.
         few: Scenes of a smoke run.
+        ready: Raises before anything is made where settings, seeds and scenes a seed do not go together.
         told: What is reported of a job that is done.
         pairs: Rows that compare arms.
         settings: What shapes the figures besides the configuration.
@@ -96,6 +97,7 @@ class Experiment(Generic[Config, Result]):
     unlearned: tuple[str, ...] = ()
     costed: tuple[str, ...] = ()
     few: int = 12
+    ready: Callable[[Config, Sequence[int], int], None] = lambda config, seeds, count: None
     told: Callable[[Result], str] = lambda result: "done"
     pairs: Callable[[Samples, Sequence[str]], Sequence[Row]] = lambda samples, arms: ()
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -120,6 +122,7 @@ class Experiment(Generic[Config, Result]):
         arms = request.arms or self.arms
         config = config.quick() if request.quick else config
         count = request.subjects or (self.few if request.quick else config.count)
+        self.ready(config, request.seeds, count)
         folders = {seed: runs() / config.recipe.key(seed) for seed in request.seeds}
         made: dict[int, float] = {}
         if set(arms) - set(self.unlearned):
