@@ -242,8 +242,7 @@ TWO_ROOMS_SIGHTED = SIGHTED.model_copy(
     update={
         "name": "two-rooms-sighted",
         "rooms": RoomsConfig(),
-        "episodes": 1000,
-        "walkers": 1,
+        "behaviour": "mixed",  # who roams is in the door too seldom to learn what happens at its corners
         "train": SIGHTED.train.model_copy(
             update={
                 "model": SIGHTED.train.model.model_copy(update={"readout": 256}),
