@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from foreworld.episodes.schema import Channel, Role, Schema
 from foreworld.errors import InputError, SchemaError
+from foreworld.model.among import Among
 from foreworld.model.belief import History
 from foreworld.model.dynamics import HorizonGrid
 from foreworld.model.ensemble import EnsembleLinear
@@ -120,6 +121,7 @@ class LatentModel(nn.Module):
             if schema[name].shape != () or schema[name].discrete or schema[name].role is not Role.observation:
                 raise SchemaError(f"quantity {name!r} is not a continuous scalar observation channel")
         self.schema, self.config, self.quantities = schema, config, config.quantities
+        self._among: Among | None = None
         e, d, h = config.members, config.width, config.hidden
         self.encoder: ConvEncoder | PointEncoder | VitEncoder | Eyes
         self.sight: Sight | None = None
@@ -156,6 +158,15 @@ class LatentModel(nn.Module):
             raise InputError(f"the model looks 1 to {len(self.config.grid)} points ahead, not {points}")
         other = copy.copy(self)
         other.config = self.config.model_copy(update={"grid": HorizonGrid(points=self.config.grid.points[:points])})
+        return other
+
+    def beside(self, seen: Tensor, counted: Tensor | None = None) -> Self:
+        """The same model, weights shared, whose readouts are less sure of latents away from what was seen.
+
+        Arguments and errors as of `Among.of`.
+        """
+        other = copy.copy(self)
+        other._among = Among.of(self.read, seen, counted, self.config.width)
         return other
 
     # --- the past ----------------------------------------------------------------------------------------------
@@ -285,8 +296,15 @@ class LatentModel(nn.Module):
         return self.read(prepared.context)
 
     def read_scale(self, latents: Tensor) -> dict[str, Tensor]:
-        """The readouts' own error in units, likewise; how it grows with the horizon is for calibration to say."""
-        return {name: self.readout.spread(name).expand(latents.shape[:-1]) for name in self.quantities}
+        """The readouts' own error in units, likewise; how it grows with the horizon is for calibration to say.
+
+        Of a model `beside` what was seen, more where latents are away from that.
+        """
+        usual = {name: self.readout.spread(name).expand(latents.shape[:-1]) for name in self.quantities}
+        if self._among is None:
+            return usual
+        away = self._among.away(latents, self.read(latents))
+        return {name: usual[name] + away[name] for name in self.quantities}
 
     def normalise_actions(self, belief: LatentBelief, actions: Tensor) -> Tensor:
         """Raw actions [B, S, H, A] to -1 to 1 over the channels' bounds."""

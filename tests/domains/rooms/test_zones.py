@@ -4,7 +4,7 @@ import pytest
 from foreworld.domains.rooms.layout import two_rooms
 from foreworld.domains.rooms.loop import run_scenes
 from foreworld.domains.rooms.scene import RoomsConfig, Scenes
-from foreworld.domains.rooms.zones import Zones, blocked, left, zoned
+from foreworld.domains.rooms.zones import CLEAR, Zones, blocked, left, zoned
 
 
 def box(low, high):
@@ -82,6 +82,12 @@ class Guided:
 
     def act(self, frames, going):
         return self.expert.act(self.scenes)
+
+
+@pytest.mark.parametrize("shut", [0.25, 1.0])
+def test_no_zone_lies_where_an_episode_starts_or_is_to_end(shut):
+    pairs, zones, _ = zoned(RoomsConfig(), 72, 60, shut=shut)
+    assert min(zones.distance(pairs.start).min(), zones.distance(pairs.goal).min()) > CLEAR
 
 
 def test_a_door_that_is_shut_is_entered_by_whoever_goes_through():

@@ -23,7 +23,7 @@ from foreworld.domains.rooms.zones import Zones
 from foreworld.errors import InputError
 from foreworld.forecast.forecaster import Calibration, Forecaster
 from foreworld.planning.goal import Distance
-from foreworld.planning.hierarchy import Towards
+from foreworld.planning.hierarchy import Towards, WaypointGraph
 from foreworld.planning.imagined import Bars, Places, imagine_ways
 from foreworld.planning.planners.base import Planner
 from foreworld.planning.planners.cem import CEMConfig, CEMPlanner
@@ -181,6 +181,9 @@ class Planned:
     def begin(self, scenes: Scenes, frames: ByteArray) -> None:
         """Look at the goals' frames."""
         model = self.prepared.model.with_horizon(self.horizon)
+        if self.zones is not None:
+            graph = self._graph()
+            model = model.beside(graph.nodes, graph.moved if isinstance(graph, Places) else None)
         goals = model.embed(torch.from_numpy(scenes.goal_frames()))[:, None]
         self._names = [f"scene{n}" for n in range(len(scenes))]
         self._model, self._goals, self._rows = model, goals.detach(), np.arange(len(scenes))
@@ -243,9 +246,7 @@ class Planned:
 
     def _ways(self, zones: Zones) -> Towards:
         """Ways to the goals past waypoints that keep as far from the zone as a plan must."""
-        graph = self.prepared.places if self.by == "imagined" else self.prepared.graph
-        if graph is None:
-            raise InputError("to keep out of a zone waypoints or places are needed; give the recipe some")
+        graph = self._graph()
         rail = self.rail(zones)
         place = self._places(graph.nodes).expand(len(self._goals), -1, -1)
         bound = 0.0
@@ -263,6 +264,12 @@ class Planned:
             return ~(found[0] >= bound * scale)
 
         return self._imagined(barred, bars)
+
+    def _graph(self) -> Places | WaypointGraph:
+        graph = self.prepared.places if self.by == "imagined" else self.prepared.graph
+        if graph is None:
+            raise InputError("to keep out of a zone waypoints or places are needed; give the recipe some")
+        return graph
 
     def _places(self, latents: torch.Tensor) -> torch.Tensor:
         """[..., 2] px where latents [..., D] are."""

@@ -13,6 +13,7 @@ from foreworld.domains.rooms.scene import RoomsConfig, Scenes
 
 STEP = 2.0  # px between the places that are tried when a way is looked for
 CLEAR = 24.0  # px that a zone stays away from start and goal
+DOOR_TRIES = 20  # times that a box over the door is drawn before it lies elsewhere: somebody stands by the door
 SIDES = 30.0, 60.0  # px, least and greatest side of a zone
 
 
@@ -67,7 +68,8 @@ def zoned(config: RoomsConfig, seed: int, count: int, *, shut: float = 0.25) -> 
         config: Of the scenes.
         seed: As of `pairs.drawn`.
         count: Scenes.
-        shut: Share of zones that cover the first door, so that no way is left where there is one door alone.
+        shut: Share of zones that cover the first door, so that no way is left where there is one door alone; a few
+            less, as no zone lies within `CLEAR` of start or goal.
     """
     pairs = drawn(config, seed, count)
     scenes = Scenes(config, pairs.seeds)
@@ -85,16 +87,17 @@ def zoned(config: RoomsConfig, seed: int, count: int, *, shut: float = 0.25) -> 
 def _box(
     generator: np.random.Generator, layout: Layouts, ends: FloatArray, shut: bool
 ) -> tuple[FloatArray, FloatArray]:
-    for _ in range(10_000):
+    """Corners of a box that stays clear of both ends; over the door if `shut`, where that is as clear of them."""
+    for tries in range(10_000):
         half = generator.uniform(*SIDES, 2) / 2
         centre = generator.uniform(layout.border + half, layout.size - layout.border - half)
-        if shut:
+        if shut and tries < DOOR_TRIES:
             axis = int(layout.axis[0, 0])
             centre[axis], centre[1 - axis] = layout.centre[0, 0], layout.door[0, 0, 0]
             half[1 - axis] = layout.width[0, 0, 0] + layout.half[0, 0] + generator.uniform(2.0, 8.0)
             half[axis] = layout.half[0, 0] + generator.uniform(4.0, 12.0)
         low, high = (centre - half).astype(np.float32), (centre + half).astype(np.float32)
-        if (Zones(low[None].repeat(2, 0), high[None].repeat(2, 0)).distance(ends) > CLEAR).all() or shut:
+        if (Zones(low[None].repeat(2, 0), high[None].repeat(2, 0)).distance(ends) > CLEAR).all():
             return low, high
     raise AssertionError("no zone fits between start and goal")
 
