@@ -155,10 +155,47 @@ def test_places_are_gathered_from_clips():
     moved = torch.tensor([True, False])
     found = Places.gather(clips, moved, count=4)
     assert found.pace == pytest.approx(0.5) and found.nodes.shape == (4, 2) and not found.nodes[:, 1].any()
+    assert found.known == float("inf")
+    with pytest.raises(InputError, match=r"astray is 0\.9"):
+        Places.gather(clips, moved, count=4, astray=0.9)
     with pytest.raises(InputError, match="200 latents give no 300"):
         Places.gather(clips, moved, count=300)
     with pytest.raises(InputError, match="does not heed"):
         Places.gather(clips, torch.tensor([False, False]), count=4)
+
+
+class Open(Exact):
+    """Knows of no wall and takes every place for one where somebody could be."""
+
+    class sight:
+        @staticmethod
+        def present(latents, around):
+            return torch.full(latents.shape[:-1], 9.0)
+
+    def step(self, latents, actions, around):
+        return latents + 0.2 * actions[:, 0]
+
+
+def test_nobody_goes_where_nobody_was():
+    # Places left and right of a wall of 0.3, one block, that nobody was in.
+    line = torch.arange(-1.45, 1.46, 0.1)
+    nodes = torch.cartesian_prod(line[line.abs() > 0.1], line)
+    now, goals, around = torch.tensor([[-0.55, 0.05]]), torch.tensor([[[0.55, 0.05]]]), torch.ones(1, 1, 1, 1)
+    for known, there in ((float("inf"), True), (0.25, False)):
+        places = Places(nodes, STRIDE, torch.tensor([True, True]), known=known)
+        found = imagine_ways(Open(), places, now, around, goals)
+        assert found.left(now).tolist() == [[there]]
+        # Nor does a plan lead through: behind where nobody was it leads nowhere.
+        path = torch.tensor([[-0.25, 0.05], [0.0, 0.05], [0.35, 0.05]])[None, None, None]
+        away = found(path, goals)[0, 0, 0, :, 0]
+        assert (away[1:] < UNREACHED).all() if there else (away[1:] >= UNREACHED).all()
+
+
+def test_what_counts_as_seen_is_what_was():
+    clips = torch.rand(500, 4, 2, generator=torch.Generator().manual_seed(0))
+    found = Places.gather(clips, torch.tensor([True, True]), count=50, astray=2.0)
+    away = torch.cdist(clips.flatten(0, 1), found.nodes).amin(1)
+    assert found.known * found.pace == pytest.approx(2.0 * float(away.quantile(0.99)))
 
 
 class Beside(Exact):

@@ -14,6 +14,7 @@ ever learned; so only places count that the model takes for ones where somebody 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +30,7 @@ ENDS = 3  # places that a move may end at
 WITHIN = 0.5  # blocks from where it ends
 SURE = 0.35  # the same where a way that is none would be worse than one that is missed
 STILL = 0.25  # blocks; who is led less far was held by something, and places around are not reached by rounding
+USUAL = 0.99  # share of what was seen that is no farther from places than what counts as seen
 MOVED = 0.1  # share of the most that any number of the latent is moved by actions
 LEAST = 0.06  # share of one's own among those alike (`Sight.present`) from which on somebody could be there
 
@@ -49,16 +51,33 @@ class Places(Waypoints):
     file = "places.safetensors"
 
     @classmethod
-    def gather(cls, clips: Tensor, moved: Tensor, *, count: int = 1500, seed: int = 0) -> Places:
+    def gather(
+        cls, clips: Tensor, moved: Tensor, *, count: int = 1500, seed: int = 0, astray: float | None = None
+    ) -> Places:
         """From latents of clips [N, F, D], one block apart, and which numbers of them count, [D].
 
+        Args:
+            clips: Of any scenes; of the very scene, or others with the same walls, if `astray` is given.
+            moved: See `Places`.
+            count: Places M, at most.
+            seed: Of their choice.
+            astray: Where nobody was is no place to be: neither a plan nor a move leads anywhere that is so many times
+                farther from all places than 99 in 100 latents that were seen are; at least 1.
+
         Raises:
-            InputError: There are fewer latents than places, or nothing counts.
+            InputError: There are fewer latents than places, nothing counts, or `astray` is less than 1.
         """
         if not moved.any():
             raise InputError("no number of the latent is moved by actions; the model does not heed them")
+        if astray is not None and astray < 1.0:
+            raise InputError(f"astray is {astray:g}: what was seen would be astray itself; give at least 1")
         mine = clips * moved
-        return cls(centres_of(mine.flatten(0, 1), count, seed=seed), pace_of(mine), moved)
+        points, pace, known = mine.flatten(0, 1), pace_of(mine), math.inf
+        nodes = centres_of(points, count, seed=seed)
+        if astray is not None:
+            away = torch.cat([torch.cdist(part, nodes).amin(1) for part in torch.split(points, 4096)])
+            known = astray * float(away.quantile(USUAL)) / pace
+        return cls(nodes, pace, moved, known=known)
 
     def counted(self, latents: Tensor) -> Tensor:
         """What actions move; 0 elsewhere."""
@@ -142,7 +161,8 @@ def _of_one(
     best, at = (ends @ nodes.T - half).topk(min(ENDS, len(nodes)), dim=-1)
     # The worst of the ensemble is believed: a way that one member denies is none.
     away = (ends.pow(2).sum(-1, keepdim=True) - 2.0 * best).clamp(min=0.0).sqrt() / places.pace
-    leads = (away <= (WITHIN if bars is None else SURE)) & ~held[..., None] & free[at] & free[None, :, None, None]
+    within = min(WITHIN if bars is None else SURE, places.known)
+    leads = (away <= within) & ~held[..., None] & free[at] & free[None, :, None, None]
     if bars is not None:
         leads &= ~bars(nodes + still, (nodes + still)[at])
     away = torch.where(leads, away, UNREACHED)

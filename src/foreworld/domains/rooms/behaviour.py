@@ -14,8 +14,6 @@ from foreworld.domains.rooms.layout import FloatArray
 from foreworld.domains.rooms.scene import Scenes
 from foreworld.domains.rooms.way import Way
 
-ABOUT = 2.0  # radii of the agent around a door's opening that count as its posts
-
 
 @dataclass
 class Wander:
@@ -50,18 +48,15 @@ class Roam:
     Attributes:
         patience: Steps after which it heads elsewhere, on average.
         noise: Standard deviation of what is added to a unit step before it is cut to -1 to 1.
-        doors: Share of its places that lie in the first door or about its posts, which somebody who heads anywhere
-            seldom touches.
     """
 
     patience: float = 20.0
     noise: float = 0.3
-    doors: float = 0.0
 
     def start(self, scenes: Scenes, generators: Sequence[np.random.Generator]) -> None:
         """Begin an episode."""
         self._generators = generators
-        self._target = np.stack([self._anywhere(scenes, n, g) for n, g in enumerate(generators)])
+        self._target = np.stack([self._anywhere(scenes, g) for g in generators])
 
     def act(self, scenes: Scenes) -> FloatArray:
         """[N, 2] the next actions."""
@@ -69,18 +64,12 @@ class Roam:
         length = np.maximum(np.linalg.norm(towards, axis=1, keepdims=True), 1e-8)
         for n, generator in enumerate(self._generators):
             if length[n, 0] < scenes.config.speed or generator.random() < 1.0 / self.patience:
-                self._target[n] = self._anywhere(scenes, n, generator)
+                self._target[n] = self._anywhere(scenes, generator)
         pushed = np.stack([g.normal(0.0, self.noise, 2) for g in self._generators])
         action: FloatArray = np.clip(1.5 * towards / length + pushed, -1.0, 1.0).astype(np.float32)
         return action
 
-    def _anywhere(self, scenes: Scenes, n: int, generator: np.random.Generator) -> FloatArray:
-        if self.doors and generator.random() < self.doors:
-            walls, radius = scenes.layouts, scenes.config.radius
-            middle = np.array([walls.centre[n, 0], walls.door[n, 0, 0]])
-            about = np.array([walls.half[n, 0] + ABOUT * radius, walls.width[n, 0, 0] + ABOUT * radius])
-            place: FloatArray = (middle + generator.uniform(-1.0, 1.0, 2) * about).astype(np.float32)
-            return place if walls.axis[n, 0] == 0 else place[::-1].copy()
+    def _anywhere(self, scenes: Scenes, generator: np.random.Generator) -> FloatArray:
         return generator.uniform(0.0, scenes.layouts.size, 2).astype(np.float32)
 
 

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 
 from foreworld import __version__
-from foreworld.domains.rooms.behaviour import Behaviour, Expert, Mixed, Roam
+from foreworld.domains.rooms.behaviour import Expert, Mixed, Roam
 from foreworld.domains.rooms.scene import RoomsConfig
 from foreworld.domains.rooms.source import PLACE, Mover, RoomsSource, schema_of
 from foreworld.episodes import EpisodeStore, WindowReader, record
@@ -35,11 +35,6 @@ from foreworld.planning.temporal import TemporalConfig, TemporalDistance, fit_te
 SIDE_BY_SIDE = 250  # scenes that are recorded together
 JUDGED = 256  # scenes in which it is judged what actions move
 SPLIT, CHECK = "default/fit", "default/check"
-BEHAVIOURS: dict[str, Callable[[], Behaviour]] = {
-    "roam": Roam,
-    "mixed": lambda: Mixed(Roam(), Expert()),
-    "doorways": lambda: Mixed(Roam(doors=0.5), Expert()),
-}
 BLOCKS = HorizonGrid(points=tuple(range(4, 41, 4)))  # ten blocks of four steps
 
 
@@ -54,12 +49,12 @@ class RoomsRecipe(Options):
         walkers: Scenes of one layout, where each layout is another: what is on the other side of a wall is told apart
             only by who has been there.
         behaviour: Who is recorded: somebody who `roam`s, walls or not, or in every other scene somebody who knows the
-            way (`mixed`), without whom few get through many doors, and in `doorways` half of the roamer's places are in
-            a door or about its posts: what happens there is learned by who has been there.
+            way (`mixed`), without whom few get through many doors.
         train: Training; its seed is replaced.
         temporal: How a temporal distance is learned, of latents one block apart; None learns none.
         waypoints: Of the graph; 0 makes none.
-        astray: How far from all of them a plan may lead, as in `WaypointGraph.build`.
+        astray: How far from all of them a plan may lead, as in `WaypointGraph.build`; or from all places, as in
+            `Places.gather`, where scenes have the same walls.
         places: By which ways through a scene of its own are imagined; 0 gathers none.
         gate: What the model must show on a twentieth of the scenes, which it does not learn from; None asks nothing.
     """
@@ -71,7 +66,7 @@ class RoomsRecipe(Options):
     episodes: int = Field(default=240, gt=0)
     steps: int = Field(default=200, gt=0)
     walkers: int = Field(default=1, gt=0)
-    behaviour: Literal["roam", "mixed", "doorways"] = "roam"
+    behaviour: Literal["roam", "mixed"] = "roam"
     train: TrainLatentConfig = TrainLatentConfig(
         model=LatentConfig(quantities=PLACE, grid=BLOCKS),
         fit=FitConfig(steps=280, lr=1e-3, warmup=40, floor=0.0, weight_decay=1e-3, threads=1),
@@ -191,7 +186,8 @@ def learn_ways(model: LatentModel, store: str | Path, folder: Path, recipe: Room
         WaypointGraph.build(paths, nodes=count, seed=seed, astray=recipe.astray).save(folder)
     if recipe.places:
         count = min(recipe.places, paths.shape[0] * paths.shape[1])
-        Places.gather(paths, moved_of(model, store, seed), count=count, seed=seed).save(folder)
+        moved = moved_of(model, store, seed)
+        Places.gather(paths, moved, count=count, seed=seed, astray=recipe.astray).save(folder)
     if recipe.temporal:
         fitted = recipe.temporal.model_copy(update={"fit": recipe.temporal.fit.model_copy(update={"seed": seed})})
         alike = recipe.rooms.layout == "two_rooms" or recipe.rooms.shared is not None
@@ -235,7 +231,7 @@ def _record(stages: Stages, store: Path, recipe: RoomsRecipe, seed: int, report:
                 seeds = scene_seeds(seed, numbers)
                 own = [scene_seeds(seed, range(n, n + 1))[0] for n in (k - k % recipe.walkers for k in numbers)]
                 source = RoomsSource(rooms, seeds, own)
-                mover = Mover(source, BEHAVIOURS[recipe.behaviour](), seeds)
+                mover = Mover(source, Roam() if recipe.behaviour == "roam" else Mixed(Roam(), Expert()), seeds)
                 record(source, mover, store, seed=seeds[0], steps=recipe.steps, schema=schema_of(rooms))
     data = EpisodeStore.open(store)
     (name, part), (_, held) = SPLIT.split("/"), CHECK.split("/")
