@@ -154,7 +154,8 @@ def test_a_broken_planner_is_caught(planner, words):
 def test_ranking_feasible_and_infeasible_alike_costs_a_planner_its_plans(monkeypatch):
     # Best is what keeps planners safe; breaking it must not go unnoticed.
     def take(self, judged):
-        self.chosen = judged.pick(torch.nan_to_num(judged.cost, nan=torch.inf).argmin(1))
+        at = torch.nan_to_num(judged.cost, nan=torch.inf).argmin(1)
+        self.blocks = judged.blocks[torch.arange(len(at)), at]
 
     monkeypatch.setattr(Best, "take", take)
     assert "rank every feasible candidate above every infeasible one" in findings(check_planner, CEMPlanner())

@@ -251,7 +251,7 @@ ACTING = (
         hazard="One subject's data change another's treatment.",
         severity=5,
         text="A decision shall not depend on its batch or on the order of it, and the same seed shall decide the same.",
-        enforced=("agent.record:keys_of", "planning.planners.base:uniforms"),
+        enforced=("agent.record:keys_of", "planning.planners.points:uniforms"),
         tests=(
             AGENT + "test_a_decision_does_not_depend_on_its_batch_nor_on_the_order_of_it",
             AGENT + "test_the_same_seed_decides_the_same_and_another_seed_searches_elsewhere",

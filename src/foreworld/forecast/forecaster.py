@@ -133,34 +133,6 @@ class Forecast:
             now=self.now,
         )
 
-    def where(self, chosen: Tensor, other: Forecast) -> Forecast:
-        """This one for the subjects chosen [B], and the other for the rest; both of one candidate a subject."""
-
-        def of(one: Mapping[str, Tensor], two: Mapping[str, Tensor], lead: int = 0) -> dict[str, Tensor]:
-            return {name: pick(value, two[name], lead) for name, value in one.items()}
-
-        def pick(one: Tensor, two: Tensor, lead: int = 0) -> Tensor:
-            shape = (*[1] * lead, -1, *[1] * (one.dim() - 1 - lead))
-            return torch.where(chosen.reshape(shape), one, two)
-
-        both = None
-        if self.calibrated is not None and other.calibrated is not None:
-            both = self.calibrated.where(chosen, other.calibrated)
-        return Forecast(
-            self.points,
-            of(self.samples, other.samples, 1),
-            of(self.mean, other.mean),
-            of(self.scale, other.scale),
-            of(self.lower, other.lower),
-            of(self.upper, other.upper),
-            self.calibration,
-            pick(self.novelty, other.novelty),
-            pick(self.usable, other.usable),
-            self.known,
-            calibrated=both,
-            now=self.now,
-        )
-
     def row(self, subject: int) -> Forecast:
         """The forecast of one subject, with B = 1."""
         i = slice(subject, subject + 1)

@@ -82,41 +82,17 @@ class Judged:
     violation: Tensor
     key: Tensor
 
-    def pick(self, candidate: Tensor) -> Judged:
-        """One candidate [B] of each subject, with S = 1."""
-        rows = torch.arange(len(candidate))
-
-        def of(values: Tensor) -> Tensor:
-            return values[rows, candidate][:, None]
-
+    def pick(self, candidate: int) -> Judged:
+        """One candidate of each subject, with S = 1."""
+        part = slice(candidate, candidate + 1)
         return Judged(
-            of(self.blocks),
-            self.forecast.pick(candidate),
-            of(self.cost),
-            {name: of(margin) for name, margin in self.margins.items()},
-            of(self.feasible),
-            of(self.violation),
-            of(self.key),
-        )
-
-    def where(self, chosen: Tensor, other: Judged) -> Judged:
-        """These for the subjects chosen [B], and the others' for the rest; both of one candidate a subject."""
-        if bool(chosen.all()):
-            return self
-        if not bool(chosen.any()):
-            return other
-
-        def of(one: Tensor, two: Tensor) -> Tensor:
-            return torch.where(chosen.reshape(-1, *[1] * (one.dim() - 1)), one, two)
-
-        return Judged(
-            of(self.blocks, other.blocks),
-            self.forecast.where(chosen, other.forecast),
-            of(self.cost, other.cost),
-            {name: of(margin, other.margins[name]) for name, margin in self.margins.items()},
-            of(self.feasible, other.feasible),
-            of(self.violation, other.violation),
-            of(self.key, other.key),
+            self.blocks[:, part],
+            self.forecast.pick(torch.full((len(self.key),), candidate)),
+            self.cost[:, part],
+            {name: margin[:, part] for name, margin in self.margins.items()},
+            self.feasible[:, part],
+            self.violation[:, part],
+            self.key[:, part],
         )
 
 
@@ -158,47 +134,37 @@ def judge(problem: Problem, blocks: Tensor) -> Judged:
 
 @dataclass
 class Best:
-    """The best candidates seen so far, and the cheapest rejected ones.
+    """The best candidates seen so far, and the cheapest rejected ones."""
 
-    Attributes:
-        chosen: The best of each subject, S = 1.
-        rejected: The cheapest that were rejected, S = 1; of a subject that none was, any candidate.
-        rejected_cost: [B] what they cost; infinite where none was.
-    """
-
-    chosen: Judged
-    rejected: Judged
+    blocks: Tensor
+    key: Tensor
+    rejected: Tensor
     rejected_cost: Tensor
 
     @classmethod
-    def of(cls, judged: Judged) -> Best:
-        """The best of the first candidates."""
-        first = judged.pick(judged.key.argmin(1))
-        found = cls(first, first, torch.full((len(judged.key),), torch.inf))
-        found.take(judged)
-        return found
-
-    @property
-    def blocks(self) -> Tensor:
-        """[B, K, A] raw block values of the best."""
-        return self.chosen.blocks[:, 0]
+    def empty(cls, problem: Problem) -> Best:
+        """Nothing seen yet."""
+        batch = len(problem)
+        shape = (batch, *problem.space.shape)
+        return cls(
+            problem.space.lower.clone(),
+            torch.full((batch,), torch.inf, dtype=torch.float64),
+            torch.zeros(shape),
+            torch.full((batch,), torch.inf),
+        )
 
     def take(self, judged: Judged) -> None:
         """Compare with new candidates."""
-        key, at = judged.key.min(1)
-        better = key < self.chosen.key[:, 0]
-        if bool(better.any()):
-            self.chosen = judged.pick(at).where(better, self.chosen)
-        cost, at = torch.where(judged.feasible | ~torch.isfinite(judged.cost), torch.inf, judged.cost).min(1)
-        cheaper = cost < self.rejected_cost
-        if bool(cheaper.any()):
-            self.rejected_cost = torch.where(cheaper, cost, self.rejected_cost)
-            self.rejected = judged.pick(at).where(cheaper, self.rejected)
-
-    def settle(self, judged: Judged, subjects: Tensor) -> None:
-        """Take candidates, one a subject, for some subjects [B] whatever else was found; nothing was rejected there."""
-        self.chosen = judged.where(subjects, self.chosen)
-        self.rejected_cost = torch.where(subjects, torch.inf, self.rejected_cost)
+        rows = torch.arange(len(self.key))
+        at = judged.key.argmin(1)
+        better = judged.key[rows, at] < self.key
+        self.key = torch.where(better, judged.key[rows, at], self.key)
+        self.blocks = torch.where(better[:, None, None], judged.blocks[rows, at], self.blocks)
+        cost = torch.where(judged.feasible | ~torch.isfinite(judged.cost), torch.inf, judged.cost)
+        at = cost.argmin(1)
+        cheaper = cost[rows, at] < self.rejected_cost
+        self.rejected_cost = torch.where(cheaper, cost[rows, at], self.rejected_cost)
+        self.rejected = torch.where(cheaper[:, None, None], judged.blocks[rows, at], self.rejected)
 
 
 @dataclass(frozen=True)
@@ -333,10 +299,12 @@ class Planner(ABC):
             InputError: The guardrails cannot work together with the horizon, or a shape is wrong.
         """
         check_guardrails(problem.guardrails, problem.space.grid.last)
+        best = Best.empty(problem)
         first = judge(problem, _first(problem))
-        best = Best.of(first)
+        best.take(first)
         self.search(problem, best)
-        chosen, rejected = best.chosen, best.rejected
+        both = judge(problem, torch.stack([best.blocks, best.rejected], dim=1))
+        chosen, rejected = both.pick(0), both.pick(1)
         cheaper = torch.isfinite(best.rejected_cost) & ~rejected.feasible[:, 0]
         cheaper &= ~chosen.feasible[:, 0] | (best.rejected_cost < chosen.cost[:, 0])
         provenance = {

@@ -48,6 +48,8 @@ class FastPlanner(Planner):
         if quick is None:
             return
         may = quick.feasible[:, 0]
+        best.key = torch.where(may, quick.key[:, 0], best.key)
+        best.blocks = torch.where(may[:, None, None], quick.blocks[:, 0], best.blocks)
         # Nothing else was weighed for them.
-        best.settle(quick, may)
+        best.rejected_cost = torch.where(may, torch.inf, best.rejected_cost)
         best.take(quick)
