@@ -13,7 +13,7 @@ from foreworld.domains.rooms.calibrate import CalibrateRoomsConfig, walk
 from foreworld.domains.rooms.loop import Outcome, Planned
 from foreworld.domains.rooms.prepare import prepare
 from foreworld.domains.rooms.protocols import PROTOCOLS, TWO_ROOMS_SIGHTED
-from foreworld.domains.rooms.running import Job
+from foreworld.domains.rooms.running import Job, add_episodes
 from foreworld.domains.rooms.scene import RoomsConfig, Scenes
 from foreworld.domains.rooms.zones import Zones, zoned
 from foreworld.errors import InputError
@@ -64,6 +64,13 @@ def test_what_is_solved_at_its_start_is_counted_and_part_of_nothing_else():
     assert (found["success", "open"].value, found["success", "open"].n) == (1.0, 2)
     assert (found["entered", "all"].value, found["entered", "all"].n) == (pytest.approx(1 / 3), 3)
     assert found["refused_throughout", "shut"].value == 1.0 and found["refused_throughout", "open"].value == 0.0
+
+
+def test_scenes_that_are_all_solved_at_their_start_are_told():
+    solved, none = np.ones(2, dtype=bool), np.zeros(2, dtype=int)
+    done = Outcome(~solved, solved, none, none, none, 0, 0.0, np.zeros((0, 2, 2), np.float32))
+    with pytest.raises(InputError, match="all 2 scenes of seed 3 are solved at their start"):
+        add_episodes(Samples((3,)), "nothing", 3, done)
 
 
 def test_a_zone_is_watched_for_as_many_blocks_as_are_asked_for(tmp_path):

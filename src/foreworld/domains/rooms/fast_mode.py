@@ -9,15 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
-import torch
 
 from foreworld.domains.rooms.fast import DistilConfig, Fast, distil
-from foreworld.domains.rooms.floors import FLOORS, UNLEARNED, floor_of
+from foreworld.domains.rooms.floors import FLOORS, UNLEARNED
 from foreworld.domains.rooms.loop import SEARCH, TOGETHER, By, Outcome, Planned, Player, joined, run_pairs
 from foreworld.domains.rooms.making import runs
 from foreworld.domains.rooms.pairs import Pairs, drawn
-from foreworld.domains.rooms.prepare import prepare
-from foreworld.domains.rooms.running import Experiment, ExperimentConfig, Job, add_outcome
+from foreworld.domains.rooms.prepare import Prepared
+from foreworld.domains.rooms.running import Experiment, ExperimentConfig, Job, add_outcome, begin
 from foreworld.domains.rooms.scene import RoomsConfig
 from foreworld.evidence.rows import Row
 from foreworld.evidence.samples import Samples
@@ -112,13 +111,10 @@ class Found:
 
 def run_job(job: Job[FastConfig]) -> Found:
     """One arm in the scenes of one seed."""
-    torch.set_num_threads(1)
     config, pairs = job.config, drawn(job.config.rooms, job.seed, job.count)
-    prepared = None
-    if job.arm not in UNLEARNED:
-        prepared = prepare(job.folder, config.recipe, seed=job.seed, progress="none")
-    if prepared is None or job.arm in FLOORS:
-        return Found(run_pairs(floor_of(job.arm, job.seed, prepared), config.rooms, pairs, config.budget))
+    prepared = begin(job)
+    if not isinstance(prepared, Prepared):
+        return Found(run_pairs(prepared, config.rooms, pairs, config.budget))
     planner = Timed(CEMPlanner(SEARCH))
     slow = Planned(prepared, horizon=config.horizon, planner=planner, by=config.by, seed=job.seed)
     if job.arm == "foreworld":

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-import torch
-
 from foreworld.domains.rooms.calibrate import CalibrateRoomsConfig, calibrate_rooms
-from foreworld.domains.rooms.floors import FLOORS, UNLEARNED, floor_of
+from foreworld.domains.rooms.floors import FLOORS, UNLEARNED
 from foreworld.domains.rooms.layout import BoolArray
-from foreworld.domains.rooms.loop import By, Outcome, Planned, Player, run_pairs
-from foreworld.domains.rooms.prepare import prepare
-from foreworld.domains.rooms.running import Experiment, ExperimentConfig, Job, add_outcome
+from foreworld.domains.rooms.loop import By, Outcome, Planned, run_pairs
+from foreworld.domains.rooms.prepare import Prepared
+from foreworld.domains.rooms.running import Experiment, ExperimentConfig, Job, add_outcome, begin
 from foreworld.domains.rooms.scene import RoomsConfig
 from foreworld.domains.rooms.zones import zoned
 from foreworld.errors import InputError
@@ -87,17 +85,11 @@ def ready(config: NoGoConfig, seeds: Sequence[int], count: int) -> None:
 
 def run_job(job: Job[NoGoConfig]) -> Kept:
     """One arm in the scenes of one seed; `foreworld` is calibrated first."""
-    torch.set_num_threads(1)
-    config = job.config
+    config, player = job.config, begin(job)
     pairs, zones, left = zoned(config.rooms, job.seed, job.count, shut=config.shut)
-    prepared = None
-    if job.arm not in UNLEARNED:
-        prepared = prepare(job.folder, config.recipe, seed=job.seed, progress="none")
-    if prepared is None or job.arm in FLOORS:
-        player: Player = floor_of(job.arm, job.seed, prepared)
-    else:
+    if isinstance(player, Prepared):
         player = planned = Planned(
-            prepared, horizon=config.horizon, by=config.by, seed=job.seed, risk=config.risk, watched=config.watched,
+            player, horizon=config.horizon, by=config.by, seed=job.seed, risk=config.risk, watched=config.watched,
             far=config.far,
         )  # fmt: skip
         if job.arm == "foreworld":

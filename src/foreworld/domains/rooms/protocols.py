@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-
 from foreworld.domains.rooms.ablation import AblationConfig, AblationTask, ablation
 from foreworld.domains.rooms.calibrate import CalibrateRoomsConfig
 from foreworld.domains.rooms.expectation import EXPECTATION, ExpectationConfig
@@ -20,7 +18,7 @@ from foreworld.domains.rooms.making import runs
 from foreworld.domains.rooms.no_go import NO_GO, NoGoConfig
 from foreworld.domains.rooms.pairs import Pairs, ahead, drawn
 from foreworld.domains.rooms.prepare import BLOCKS, CHECK, SPLIT, Prepared, RoomsRecipe, prepare
-from foreworld.domains.rooms.running import Experiment, ExperimentConfig, Job, add_outcome
+from foreworld.domains.rooms.running import Experiment, ExperimentConfig, Job, add_outcome, begin
 from foreworld.domains.rooms.scene import RoomsConfig, Scenes
 from foreworld.domains.rooms.source import PLACE
 from foreworld.domains.rooms.speed import SpeedConfig, Task, speed
@@ -198,11 +196,10 @@ def film_of(name: str, config: ReachConfig, request: Request, folder: Path) -> P
 
 def run_job(job: Job[ReachConfig]) -> Outcome:
     """One arm in the scenes of one seed, a part of them at a time."""
-    torch.set_num_threads(1)
-    config = job.config
+    config, found = job.config, begin(job)
     pairs = pairs_of(config, job.seed, job.count)
-    prepared = prepare(job.folder, config.recipe, seed=job.seed, progress="none") if job.arm not in UNLEARNED else None
-    return run_pairs(player_of(job, prepared), config.rooms.of(job.seed), pairs, config.budget)
+    player = player_of(job, found) if isinstance(found, Prepared) else found
+    return run_pairs(player, config.rooms.of(job.seed), pairs, config.budget)
 
 
 def pairs_of(config: ReachConfig, seed: int, count: int) -> Pairs:

@@ -14,10 +14,12 @@ from typing import Any, Generic, Self, TypeVar
 import numpy as np
 import torch
 
-from foreworld.domains.rooms.loop import SEARCH, Outcome
+from foreworld.domains.rooms.floors import FLOORS, UNLEARNED, floor_of
+from foreworld.domains.rooms.loop import SEARCH, Outcome, Player
 from foreworld.domains.rooms.making import make_all, runs
-from foreworld.domains.rooms.prepare import RoomsRecipe
+from foreworld.domains.rooms.prepare import Prepared, RoomsRecipe, prepare
 from foreworld.episodes.options import Options
+from foreworld.errors import InputError
 from foreworld.evidence.kept import folder_digest
 from foreworld.evidence.protocol import Protocol, Request
 from foreworld.evidence.rows import NAMES, Names, Row
@@ -156,17 +158,26 @@ class Experiment(Generic[Config, Result]):
         }
 
 
-Kept = tuple[np.ndarray, list[str], list[tuple[str, ...]] | None]
+def begin(job: Job[Any]) -> Player | Prepared:
+    """The floor that an arm is, or else the model that it plans with; on one thread."""
+    torch.set_num_threads(1)
+    if job.arm in UNLEARNED:
+        return floor_of(job.arm, job.seed)
+    prepared = prepare(job.folder, job.config.recipe, seed=job.seed, progress="none")
+    return floor_of(job.arm, job.seed, prepared) if job.arm in FLOORS else prepared
 
 
-def add_outcome(samples: Samples, job: Job[Any], done: Outcome, groups: Sequence[str] | None = None) -> Kept:
+Counted = tuple[np.ndarray, list[str], list[tuple[str, ...]] | None]
+
+
+def add_outcome(samples: Samples, job: Job[Any], done: Outcome, groups: Sequence[str] | None = None) -> Counted:
     """What an arm gave in a seed, as `add_episodes`, and CPU time a decision, the greatest of all seeds."""
     spent = 1000.0 * done.cpu_seconds / max(done.decisions, 1)
     samples.add(job.arm, "cpu_ms_per_decision", job.seed, ["all"], [spent], unit="ms", how="max")
     return add_episodes(samples, job.arm, job.seed, done, groups)
 
 
-def add_episodes(samples: Samples, arm: str, seed: int, done: Outcome, groups: Sequence[str] | None = None) -> Kept:
+def add_episodes(samples: Samples, arm: str, seed: int, done: Outcome, groups: Sequence[str] | None = None) -> Counted:
     """What became of episodes; one that is solved at its start is counted, and is part of nothing else.
 
     Args:
@@ -178,7 +189,15 @@ def add_episodes(samples: Samples, arm: str, seed: int, done: Outcome, groups: S
 
     Returns:
         Which episodes were not solved at their start, and their labels and groups, for what else there is to say.
+
+    Raises:
+        InputError: All were solved.
     """
+    if done.solved.all():
+        raise InputError(
+            f"all {len(done.solved)} scenes of seed {seed} are solved at their start, which leaves nothing to tell of "
+            f"{arm}; give more scenes"
+        )
     within: list[tuple[str, ...]] | None = None if groups is None else [(group,) for group in groups]
     names = [f"{seed}/{n}" if groups is None else f"{seed}/{groups[n]}/{n}" for n in range(len(done.reached))]
     samples.add(arm, "solved_at_start", seed, names, done.solved.astype(float), within, how="wilson")

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Self
 
-import torch
-
 from foreworld.domains.rooms.calibrate import CalibrateRoomsConfig, calibrate_familiar
-from foreworld.domains.rooms.floors import FLOORS, UNLEARNED, floor_of
-from foreworld.domains.rooms.loop import By, Outcome, Planned, Player, run_pairs
+from foreworld.domains.rooms.floors import FLOORS, UNLEARNED
+from foreworld.domains.rooms.loop import By, Outcome, Planned, run_pairs
 from foreworld.domains.rooms.pairs import drawn
-from foreworld.domains.rooms.prepare import prepare
-from foreworld.domains.rooms.running import Experiment, ExperimentConfig, Job, add_episodes
+from foreworld.domains.rooms.prepare import Prepared
+from foreworld.domains.rooms.running import Experiment, ExperimentConfig, Job, add_episodes, begin
 from foreworld.domains.rooms.scene import RoomsConfig
 from foreworld.evidence.samples import Samples
 
@@ -73,15 +71,9 @@ def varied(rooms: RoomsConfig, factor: str) -> RoomsConfig:
 
 def run_job(job: Job[VariationConfig]) -> dict[str, Outcome]:
     """One arm in the scenes of one seed, by factor: the same starts, goals and layouts under each."""
-    torch.set_num_threads(1)
-    config = job.config
-    prepared = None
-    if job.arm not in UNLEARNED:
-        prepared = prepare(job.folder, config.recipe, seed=job.seed, progress="none")
-    if prepared is None or job.arm in FLOORS:
-        player: Player = floor_of(job.arm, job.seed, prepared)
-    else:
-        player = planned = Planned(prepared, horizon=config.horizon, by=config.by, seed=job.seed)
+    config, player = job.config, begin(job)
+    if isinstance(player, Prepared):
+        player = planned = Planned(player, horizon=config.horizon, by=config.by, seed=job.seed)
         if job.arm == "foreworld":
             calibration = calibrate_familiar(planned, config.rooms, config.calibrate, seed=job.seed)
             player = replace(planned, calibration=calibration)
