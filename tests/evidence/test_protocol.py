@@ -303,6 +303,13 @@ def test_a_mean_of_values_within_0_and_1_has_an_interval_although_all_are_alike(
         beyond.rows()
 
 
+def test_a_difference_of_shares_has_a_width_where_all_subjects_differ_alike():
+    samples = Samples((0,))
+    for arm, value in (("foreworld", 1.0), ("nothing", 0.0)):
+        samples.add(arm, "success", 0, [f"s{n}" for n in range(10)], [value] * 10, how="wilson")
+    assert samples.difference("foreworld", "nothing", "success") == pytest.approx((1.0, 0.6075, 1.0), abs=5e-5)
+
+
 @pytest.mark.parametrize("how", ["wilson", "bounded"])
 def test_a_share_of_subjects_takes_no_weights(how):
     samples = Samples((0,))

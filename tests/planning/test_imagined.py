@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from foreworld.errors import FormatError, InputError
 from foreworld.planning.hierarchy import UNREACHED
@@ -143,7 +144,9 @@ def test_a_goal_that_is_missing_is_not_reached(places):
 
 
 def test_places_are_saved_and_read(places, tmp_path):
+    places.near(torch.zeros(1, 1, 2))  # what is worked out on the way is not written
     places.save(tmp_path)
+    assert set(load_file(tmp_path / Places.file)) == {"nodes", "pace", "known", "moved"}
     again = Places.load(tmp_path)
     assert torch.equal(again.nodes, places.nodes) and again.pace == places.pace
     with pytest.raises(FormatError, match="holds no places"):

@@ -105,6 +105,37 @@ def test_a_step_that_cuts_a_zone_counts_although_it_ends_outside(tmp_path, monke
     assert len(visits.subject) and np.allclose(visits.true["no_go"], -2.0)
 
 
+def test_readouts_are_less_sure_away_from_what_was_seen_where_there_are_zones_alone(tmp_path):
+    prepared = prepare(tmp_path / "made", CONFIG.recipe, seed=0, progress="none")
+    scenes, generator = Scenes(CONFIG.rooms, [3]), torch.Generator().manual_seed(0)
+    far = 5.0 * torch.randn(50, prepared.model.config.width, generator=generator)
+    box = Zones(*(np.full((1, 2), side, np.float32) for side in (1000.0, 1005.0)))
+    scales = []
+    for zones in (None, box):
+        player = Planned(prepared, horizon=3, by="imagined", watched=1, far=20.0, zones=zones)
+        player.begin(scenes, scenes.reset())
+        scales.append(player.agent.forecaster.model.read_scale(far)["x"])
+    assert (scales[1] >= scales[0]).all() and (scales[1] > scales[0]).any()
+
+
+def test_each_scene_keeps_its_own_zone_where_they_are_run_in_parts(tmp_path, monkeypatch):
+    prepared = prepare(tmp_path / "made", CONFIG.recipe, seed=0, progress="none")
+    pairs, zones, _ = zoned(CONFIG.rooms, 3, 5)
+    seen = []
+
+    def episodes(player, scenes, budget, *, frames, zone):
+        seen.append((player.zones, zone.__self__))
+        none = np.zeros(len(scenes), dtype=int)
+        return Outcome(none > 0, none > 0, none, none, none, 0, 0.0, np.zeros((0, len(scenes), 2), np.float32))
+
+    monkeypatch.setattr(loop, "TOGETHER", 2)
+    monkeypatch.setattr(loop, "run_scenes", episodes)
+    done = loop.run_pairs(Planned(prepared, zones=zones), CONFIG.rooms, pairs, 4, zones=zones)
+    assert [len(told) for told, _ in seen] == [2, 2, 1] and len(done.reached) == 5
+    for which in (0, 1):
+        assert np.array_equal(np.concatenate([both[which].low for both in seen]), zones.low)
+
+
 def test_moves_across_a_zone_are_barred_and_so_is_what_cannot_be_told(tmp_path, monkeypatch):
     given = {}
 
