@@ -34,6 +34,14 @@ def watched(forecaster, limits):
     return tuned(open_minded(forecaster), monitor=limits)
 
 
+def test_where_nothing_was_measured_nothing_is_imagined_to_compare_it_with(forecaster, past, monkeypatch):
+    agent, _ = decide(open_minded(forecaster), past, steps=LAG)
+    for kept in agent.memory._seen["cgm"]:
+        kept[:] = np.nan
+    monkeypatch.setattr(type(agent.forecaster), "forecast", None)
+    assert np.isnan(hindsight(agent.forecaster, agent.memory, LAG, 1)).all()
+
+
 @pytest.mark.parametrize(("lag", "first"), sorted({(look.lag, look.first) for look in LOOKS}))
 def test_hindsight_is_the_forecast_of_a_while_ago_told_what_was_done_since(forecaster, past, lag, first):
     now = NOW + lag

@@ -279,3 +279,45 @@ def test_a_prior_that_is_nan_or_of_another_shape_is_no_plan():
         PriorPlanner(wrong).plan(problem)
     with pytest.raises(InputError, match="broad"):
         PriorPlanner(Usual(), broad=2.0)
+
+
+class Unopened(CEMPlanner):
+    """Judges what it begins with by itself."""
+
+    def opening(self, problem):
+        return None
+
+
+@pytest.mark.parametrize("config", [CEMConfig(), CEMConfig.icem()])
+@pytest.mark.parametrize("suggested", [None, 0.2])
+def test_a_search_finds_the_same_whether_its_beginning_is_judged_with_what_was_suggested_or_after_it(config, suggested):
+    problem = toy_problem({"start": (3.0, -2.0), "gain": (0.5, 1.5)}, objective=ToyObjective(7.0))
+    if suggested is not None:
+        problem = replace(problem, suggestions=torch.full((2, 1, *problem.space.shape), suggested))
+    calls = []
+
+    class Counting(Forecaster):
+        def forecast(self, imagined, actions):
+            calls.append(actions.shape[1])
+            return super().forecast(imagined, actions)
+
+    problem = replace(problem, forecaster=Counting(problem.forecaster.model, problem.forecaster.calibration))
+    together, counted = CEMPlanner(config).plan(problem), len(calls)
+    apart = Unopened(config).plan(problem)
+    assert len(calls) - counted == counted + 1 == config.iterations + 2
+    torch.testing.assert_close(together.chosen.blocks, apart.chosen.blocks)
+    torch.testing.assert_close(together.rejected.blocks, apart.rejected.blocks)
+    assert torch.equal(together.told, apart.told) and not together.chosen.key.is_inference()
+
+
+def test_what_begins_a_search_is_no_suggestion_that_must_be_judged():
+    problem = toy_problem({"start": (3.0, -2.0), "gain": (0.5, 1.5)})
+
+    class Half(Guardrail):
+        """Knows nothing of a plan that does much."""
+
+        def margin(self, forecast, actions, history):
+            return torch.where(actions.amax((-1, -2)) > 0.3, torch.nan, -1.0)
+
+    rail = Half(name="half", unit="1", source="of this test")
+    assert CEMPlanner().plan(replace(problem, guardrails=(rail,))).told.all()

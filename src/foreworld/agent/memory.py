@@ -199,12 +199,12 @@ class Memory:
         moments, size = len(self._times), len(self.subjects)
         if not moments:
             raise InputError("nothing was seen yet; call `see` first")
-        values = {name: np.stack(list(kept), axis=1) for name, kept in self._seen.items()}
+        values = {name: _side_by_side(list(kept)) for name, kept in self._seen.items()}
         for name, kept in self._done.items():
             # What was done at the last moment leads beyond it, so it is no part of this past.
             end = len(kept) - (not self._awaits_action)
             acts = list(kept)[end - (moments - 1) : end]
-            values[name] = np.stack(acts, axis=1) if acts else np.zeros((size, 0))
+            values[name] = _side_by_side(acts) if acts else np.zeros((size, 0))
         return np.array(self._times), values | {name: value.copy() for name, value in self.statics.items()}
 
     def history(self) -> History:
@@ -223,7 +223,7 @@ class Memory:
     def recent(self, role: Role, count: int) -> np.ndarray:
         """[B, count, C] the scalar channels of a role (observation, exogenous) at the last `count` moments."""
         columns = [
-            np.stack(list(self._seen[c.name])[-count:], axis=1)
+            _side_by_side(list(self._seen[c.name])[-count:])
             for c in self.schema.by_role(role)
             if c.shape == () and c.name in self._seen
         ]
@@ -236,3 +236,9 @@ class Memory:
         newest = np.where(measured.any(1), times[kept.shape[1] - 1 - np.argmax(measured[:, ::-1], axis=1)], -np.inf)
         age: np.ndarray = times[-1] - newest
         return age
+
+
+def _side_by_side(moments: list[np.ndarray]) -> np.ndarray:
+    """[B, T, ...] a copy of T arrays [B, ...]; `np.stack` looks at each of them three times."""
+    whole = np.concatenate(moments).reshape(len(moments), *moments[0].shape)
+    return np.ascontiguousarray(whole.swapaxes(0, 1))

@@ -145,6 +145,11 @@ def hindsight(forecaster: Forecaster, memory: Memory, lag: int, first: int) -> n
         first: First step ahead that counts.
     """
     model, grid = forecaster.model, forecaster.model.config.grid
+    seen = memory.recent(Role.observation, lag)
+    names = [channel.name for channel in model.schema.by_role(Role.observation) if channel.shape == ()]
+    worst = np.full(len(memory.subjects), np.nan)
+    if np.isnan(seen[:, :, [names.index(name) for name in model.quantities]]).all():
+        return worst  # scenes, for instance, whose places are known to nobody: nothing is imagined for nothing
     past = memory.decisions[-lag]
     done = torch.from_numpy(np.stack([d.action for d in list(memory.decisions)[-lag:]], axis=1))
     actions = _on_grid(done, grid.averaging())
@@ -153,9 +158,6 @@ def hindsight(forecaster: Forecaster, memory: Memory, lag: int, first: int) -> n
     forecast = forecaster.forecast(forecaster.begin(past.belief, exogenous), actions[:, None])
     points = [(i, p) for i, p in enumerate(grid.points) if first <= p <= lag]
     where, ahead = [i for i, _ in points], [p - 1 for _, p in points]
-    worst = np.full(len(memory.subjects), np.nan)
-    seen = memory.recent(Role.observation, lag)
-    names = [channel.name for channel in model.schema.by_role(Role.observation) if channel.shape == ()]
     for name in model.quantities:
         low, mean, high = (
             part[name][:, 0][:, where].double().numpy() for part in (forecast.lower, forecast.mean, forecast.upper)

@@ -89,6 +89,8 @@ class Calibration(BaseModel):
 
     def stage(self, known: Tensor) -> Tensor:
         """[B] index of the stage for numbers of known moments [B]: 0 is the first, 1 the first of `later`."""
+        if not self.later:
+            return torch.zeros_like(known, dtype=torch.int64)
         starts = torch.tensor([stage.after for stage in self.later], dtype=torch.int64)
         return torch.searchsorted(starts, known.long(), right=True)
 

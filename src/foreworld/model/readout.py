@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -23,6 +24,8 @@ class Readout(nn.Module):
 
     weight: Tensor
     error: Tensor
+    low: Tensor
+    high: Tensor
     directions: Tensor
     phases: Tensor
 
@@ -33,14 +36,23 @@ class Readout(nn.Module):
         self.register_buffer("directions", torch.randn(width, features, generator=generator) / width**0.5)
         self.register_buffer("phases", 2.0 * torch.pi * torch.rand(features, generator=generator))
         self.register_buffer("weight", torch.zeros(1 + width + features, len(quantities)))
+        bounds = [(schema[name].low, schema[name].high) for name in quantities]
+        low = [-math.inf if bound is None else bound for bound, _ in bounds]
+        high = [math.inf if bound is None else bound for _, bound in bounds]
+        self.register_buffer("low", torch.tensor(low), persistent=False)
+        self.register_buffer("high", torch.tensor(high), persistent=False)
         self.register_buffer("error", torch.full((len(quantities),), torch.inf))
 
     def features(self, latents: Tensor) -> Tensor:
         """[..., 1 + D + features]."""
         parts = [torch.ones_like(latents[..., :1]), latents]
         if self.directions.shape[1]:
-            parts.append(torch.cos(latents @ self.directions + self.phases))
+            parts.append(self.waves(latents))
         return torch.cat(parts, dim=-1)
+
+    def waves(self, latents: Tensor) -> Tensor:
+        """[..., features] random features."""
+        return torch.cos(latents @ self.directions + self.phases)
 
     @torch.no_grad()
     def fit(self, latents: Tensor, labels: Mapping[str, Tensor], *, penalty: float = 1e-3) -> dict[str, float]:
@@ -71,13 +83,12 @@ class Readout(nn.Module):
         """By quantity, within its channel's bounds."""
         if not self.quantities:
             return {}
-        values = self.features(latents) @ self.weight
-        found = {}
-        for k, name in enumerate(self.quantities):
-            channel = self.schema[name]
-            bounded = channel.low is not None or channel.high is not None
-            found[name] = values[..., k].clamp(channel.low, channel.high) if bounded else values[..., k]
-        return found
+        known, weight = latents.shape[-1] + 1, self.weight
+        values = torch.addmm(weight[0], latents.reshape(-1, known - 1), weight[1:known])
+        if self.directions.shape[1]:
+            values = values + self.waves(latents).reshape(len(values), -1) @ weight[known:]
+        values = torch.clamp(values, self.low, self.high).reshape(*latents.shape[:-1], -1)
+        return dict(zip(self.quantities, values.unbind(-1), strict=True))
 
     def spread(self, name: str) -> Tensor:
         """Error of a quantity where it was not fitted; infinite before it was."""

@@ -85,7 +85,7 @@ class Waypoints:
     def near(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Blocks to the nearest waypoints and which they are, both [B, N, NEAR], of latents [B, N, D]."""
         latents = self.counted(latents)
-        closeness = (latents @ self.nodes.T).sub_(self._half)
+        closeness = torch.addmm(-self._half, latents.flatten(0, 1), self.nodes.T).reshape(*latents.shape[:2], -1)
         best, at = closeness.topk(min(NEAR, len(self.nodes)), dim=-1)
         away = (latents.pow(2).sum(-1, keepdim=True) - 2.0 * best).clamp(min=0.0).sqrt() / self.pace
         # One that lies more than a block beyond the nearest may be on the other side of a wall.

@@ -132,14 +132,36 @@ def judge(problem: Problem, blocks: Tensor) -> Judged:
     return Judged(blocks, forecast, cost, margins, feasible, violation, key)
 
 
+@dataclass(frozen=True)
+class Opened:
+    """What a search begins with, judged already: the best of what was suggested, and the search's own `opening`.
+
+    Attributes:
+        points: [B, N, K A] in the unit cube.
+        key: [B, N] as of `Judged`.
+    """
+
+    points: Tensor
+    key: Tensor
+
+
 @dataclass
 class Best:
-    """The best candidates seen so far, and the cheapest rejected ones."""
+    """The best candidates seen so far, and the cheapest rejected ones.
+
+    Attributes:
+        blocks: [B, K, A] raw block values of the best.
+        key: [B] its ranking key.
+        rejected: [B, K, A] of the cheapest rejected one.
+        rejected_cost: [B] what that would cost; infinite where there is none.
+        opened: What the planner's `opening` came to; None where it has none.
+    """
 
     blocks: Tensor
     key: Tensor
     rejected: Tensor
     rejected_cost: Tensor
+    opened: Opened | None = None
 
     @classmethod
     def empty(cls, problem: Problem) -> Best:
@@ -287,6 +309,14 @@ class Planner(ABC):
     space (all actions least, all greatest) and its middle have been judged before it starts.
     """
 
+    def opening(self, problem: Problem) -> Tensor | None:
+        """[B, N, K A] points of the unit cube that `search` begins with whatever was suggested, or None.
+
+        They are judged together with what was suggested, as with few candidates it is the number of forecasts that
+        takes time; `search` finds them in `Best.opened`.
+        """
+        return None
+
     @abstractmethod
     def search(self, problem: Problem, best: Best) -> None:
         """Judge candidates and hand them to `best.take`."""
@@ -300,7 +330,13 @@ class Planner(ABC):
         """
         check_guardrails(problem.guardrails, problem.space.grid.last)
         best = Best.empty(problem)
-        first = judge(problem, _first(problem))
+        given, opening = _first(problem), self.opening(problem)
+        if opening is None:
+            first = judge(problem, given)
+        else:
+            own = problem.space.decode(opening.reshape(*opening.shape[:2], *problem.space.shape))
+            first = judge(problem, torch.cat([given, own], dim=1))
+            best.opened = _opened(problem, first, given.shape[1], opening)
         best.take(first)
         self.search(problem, best)
         both = judge(problem, torch.stack([best.blocks, best.rejected], dim=1))
@@ -312,15 +348,25 @@ class Planner(ABC):
             "profile": problem.objective.profile.name,
             "guardrails": digest(problem.guardrails),
         }
-        return Decisions(chosen, rejected, cheaper, problem, provenance, _told(first))
+        return Decisions(chosen, rejected, cheaper, problem, provenance, _told(first, given.shape[1]))
 
 
-def _told(first: Judged) -> Tensor:
-    """[B] whether the first and, after ends and middle, every suggestion of `_first` could be judged."""
-    known = first.forecast.novelty <= 1.0
-    for margin in first.margins.values():
+def _opened(problem: Problem, judged: Judged, given: int, opening: Tensor) -> Opened:
+    """The best of the first `given` candidates, and the opening that follows them."""
+    at = judged.key[:, :given].argmin(1, keepdim=True)
+    best = judged.blocks[torch.arange(len(at)), at[:, 0]][:, None]
+    return Opened(
+        torch.cat([problem.space.encode(best).flatten(2), opening], dim=1),
+        torch.cat([judged.key.gather(1, at), judged.key[:, given:]], dim=1),
+    )
+
+
+def _told(judged: Judged, given: int) -> Tensor:
+    """[B] whether the first and, after ends and middle, every suggestion of the `given` ones could be judged."""
+    known = judged.forecast.novelty <= 1.0
+    for margin in judged.margins.values():
         known = known & ~torch.isnan(margin)
-    return known[:, 0] & known[:, 3:].all(1)
+    return known[:, 0] & known[:, 3:given].all(1)
 
 
 def _first(problem: Problem) -> Tensor:

@@ -47,6 +47,11 @@ class CEMPlanner(Planner):
     def __init__(self, config: CEMConfig | None = None) -> None:
         self.config = config or CEMConfig()
 
+    def opening(self, problem: Problem) -> Tensor:
+        """The sweep but for its first point, which gives way to the best of what was suggested."""
+        return self.sweep(problem, self.config.samples)[:, 1:]
+
+    @torch.inference_mode()  # nothing of a search is ever differentiated; it saves a twentieth of the time
     def search(self, problem: Problem, best: Best) -> None:
         """Refine mean and spread; every candidate is judged by every guardrail."""
         config, (blocks, actions) = self.config, problem.space.shape
@@ -56,20 +61,16 @@ class CEMPlanner(Planner):
         kept: Tensor | None = None
         count = config.samples
         for iteration in range(config.iterations):
-            if iteration == 0:
-                x = self.sweep(problem, count)
-                # The best of what was suggested competes for the elites.
-                first = problem.space.encode(best.blocks[:, None]).flatten(2)
-                x = torch.cat([first, x[:, 1:]], dim=1)
+            if iteration == 0 and best.opened is not None:
+                x, key = best.opened.points, best.opened.key
             else:
-                noise = torch.special.ndtri(uniforms(problem.keys + 7919 * iteration, count, dimensions))
-                noise = _coloured(noise.reshape(batch, count, blocks, actions), config.color).flatten(2)
-                x = (mean[:, None] + spread[:, None] * noise).clamp(0, 1)
-            if kept is not None:
-                x = torch.cat([kept, x], dim=1)
-            judged = judge(problem, problem.space.decode(x.reshape(batch, -1, blocks, actions)))
-            best.take(judged)
-            order = judged.key.argsort(dim=1, stable=True)
+                x = self._draw(problem, best, iteration, count, mean, spread)
+                if kept is not None:
+                    x = torch.cat([kept, x], dim=1)
+                judged = judge(problem, problem.space.decode(x.reshape(batch, -1, blocks, actions)))
+                best.take(judged)
+                key = judged.key
+            order = key.argsort(dim=1, stable=True)
             elite = order[:, : max(2, int(config.elites * count))]
             chosen = x.gather(1, elite[:, :, None].expand(-1, -1, dimensions))
             mean = config.momentum * mean + (1 - config.momentum) * chosen.mean(1)
@@ -77,6 +78,16 @@ class CEMPlanner(Planner):
             spread = spread.clamp(min=config.least)
             kept = chosen[:, : config.keep] if config.keep else None
             count = max(4, int(count * config.decay))
+
+    def _draw(self, problem: Problem, best: Best, iteration: int, count: int, mean: Tensor, spread: Tensor) -> Tensor:
+        """[B, count, K A] candidates of an iteration."""
+        if iteration == 0:
+            # The best of what was suggested competes for the elites.
+            suggested = problem.space.encode(best.blocks[:, None]).flatten(2)
+            return torch.cat([suggested, self.sweep(problem, count)[:, 1:]], dim=1)
+        noise = torch.special.ndtri(uniforms(problem.keys + 7919 * iteration, count, mean.shape[1]))
+        noise = _coloured(noise.reshape(*noise.shape[:2], *problem.space.shape), self.config.color).flatten(2)
+        return (mean[:, None] + spread[:, None] * noise).clamp(0, 1)
 
     def sweep(self, problem: Problem, count: int) -> Tensor:
         """[B, count, K A] where the search begins: uniform, so that no corner is left out because a mean is central."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from foreworld.planning.guardrail import check_guardrails, digest
 from foreworld.planning.planners.base import Best, Decisions, Judged, Planner, Problem, judge
@@ -39,6 +40,10 @@ class FastPlanner(Planner):
             return Decisions(quick, quick, torch.zeros(len(problem), dtype=torch.bool), problem, provenance)
         self._quick = quick
         return super().plan(problem)
+
+    def opening(self, problem: Problem) -> Tensor | None:
+        """Of the deliberate search."""
+        return None if self.deliberate is None else self.deliberate.opening(problem)
 
     def search(self, problem: Problem, best: Best) -> None:
         """The deliberate search; whoever's own plan may be done keeps it, so that no subject depends on another."""
