@@ -1,7 +1,8 @@
 """`Reflex`: the fast mode with nothing around it, a decision in a few operations.
 
     reflex = Reflex(policy, forecaster)
-    actions, may = reflex.answer(context, wanted, space, guardrails, history, imagined=...)
+    posed = reflex.pose(wanted, space, guardrails)                    # once, as long as the task stays the same
+    actions, may = reflex.answer(posed, context, history, imagined=...)
 
 A policy's one plan is held to the same guardrails as any candidate, at the price of what they ask for: where each of
 them looks at actions alone and nothing is known of what is familiar, no forecast is made. Whoever's plan may not be
@@ -11,6 +12,7 @@ done is told so, and is searched for by an agent (`planning.planners.fast.FastPl
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,29 @@ from foreworld.forecast.forecaster import Forecaster, Imagined, check_finite
 from foreworld.model.belief import History
 from foreworld.planning.guardrail import Guardrail, check_guardrails, margin_of
 from foreworld.planning.space import ActionSpace
+
+
+@dataclass(frozen=True)
+class Posed:
+    """What stays the same from one decision to the next.
+
+    Attributes:
+        space: What may be done.
+        guardrails: What every plan is held to.
+        entered: [B, hidden] what is wanted adds to the first hidden layer, bias included; [hidden] where nothing is.
+        inputs: Numbers of a state that the policy reads, C.
+        foreseen: Whether a plan must be foreseen to be judged.
+        even: Whether the unit cube is the space but for scale and place.
+        each: Whether a block is one interval of the grid.
+    """
+
+    space: ActionSpace
+    guardrails: tuple[Guardrail, ...]
+    entered: Tensor
+    inputs: int
+    foreseen: bool
+    even: bool
+    each: bool
 
 
 class Reflex:
@@ -42,43 +67,65 @@ class Reflex:
             (second.weight, second.bias),
             (last.weight[:plans], last.bias[:plans]),
         ]
-        self._layers = [(w.T.clone().contiguous(), b.clone()) for w, b in layers]
-        self._inputs = len(policy.mean)
+        (self._enter, self._bias), self._between, self._leave = [
+            (w.T.clone().contiguous(), b.clone()) for w, b in layers
+        ]
 
-    def propose(self, context: Tensor, wanted: Tensor | None) -> Tensor:
-        """[B, K, A] plans in the unit cube, as `Policy.propose` gives their mean; from [B, C] and [B, G].
+    @torch.no_grad()
+    def pose(self, wanted: Tensor | None, space: ActionSpace, guardrails: Sequence[Guardrail]) -> Posed:
+        """What is asked, made ready for many decisions.
+
+        Args:
+            wanted: [B, G] what is wanted (`Objective.condition`), or None.
+            space: What may be done.
+            guardrails: What every plan is held to.
+
+        Raises:
+            InputError: The policy plans another number of blocks or actions, or reads fewer numbers than are wanted;
+                the guardrails cannot work together with the horizon.
+        """
+        if space.shape != self.shape:
+            raise InputError(
+                f"the policy plans {self.shape} blocks and actions, not {space.shape}: distil one for this"
+            )
+        check_guardrails(guardrails, space.grid.last)
+        inputs = len(self._enter) - (0 if wanted is None else wanted.shape[1])
+        if inputs <= 0:
+            raise InputError(f"the policy reads {len(self._enter)} numbers, more are wanted: distil one for this")
+        entered = self._bias if wanted is None else torch.addmm(self._bias, wanted, self._enter[inputs:])
+        return Posed(
+            space,
+            tuple(guardrails),
+            entered,
+            inputs,
+            self.forecaster.calibration.novelty is not None or any(rail.risk for rail in guardrails),
+            space.warp == 1.0 and not any(space.levels),
+            space.blocks == tuple(range(1, len(space.grid) + 1)),
+        )
+
+    def propose(self, posed: Posed, context: Tensor) -> Tensor:
+        """[B, K, A] plans in the unit cube, as `Policy.propose` gives their mean; from states [B, C].
 
         Raises:
             InputError: The policy reads another number of features.
         """
-        hidden = context if wanted is None else torch.cat([context, wanted], dim=1)
-        if hidden.shape[1] != self._inputs:
+        if context.shape[1] != posed.inputs:
             raise InputError(
-                f"the policy reads {self._inputs} numbers, here are {hidden.shape[1]}: distil one for this"
+                f"the policy reads {posed.inputs} numbers of a state, here are {context.shape[1]}: distil one for this"
             )
-        for k, (weight, bias) in enumerate(self._layers):
-            hidden = torch.addmm(bias, hidden, weight)
-            if k < 2:
-                hidden = nn.functional.gelu(hidden)
-        return hidden.sigmoid_().view(len(hidden), *self.shape)
+        hidden = nn.functional.gelu(torch.addmm(posed.entered, context, self._enter[: posed.inputs]))
+        hidden = nn.functional.gelu(torch.addmm(self._between[1], hidden, self._between[0]))
+        return torch.addmm(self._leave[1], hidden, self._leave[0]).sigmoid_().view(len(hidden), *self.shape)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def answer(
-        self,
-        context: Tensor,
-        wanted: Tensor | None,
-        space: ActionSpace,
-        guardrails: Sequence[Guardrail],
-        history: History,
-        imagined: Callable[[], Imagined],
+        self, posed: Posed, context: Tensor, history: History, imagined: Callable[[], Imagined]
     ) -> tuple[Tensor, Tensor]:
         """The action to do now and whether it may be done.
 
         Args:
+            posed: What is asked.
             context: [B, C] states as the predictor reads them (`Ready.context`).
-            wanted: [B, G] what is wanted (`Objective.condition`), or None.
-            space: What may be done.
-            guardrails: What every plan is held to.
             history: What was measured and done.
             imagined: The beliefs made ready; asked only where a forecast is needed.
 
@@ -86,26 +133,20 @@ class Reflex:
             [B, A] raw units and [B].
 
         Raises:
-            InputError: The policy plans another number of blocks or actions, or reads something else; the guardrails
-                cannot work together with the horizon.
+            InputError: The policy reads another number of features.
         """
-        if space.shape != self.shape:
-            raise InputError(
-                f"the policy plans {self.shape} blocks and actions, not {space.shape}: distil one for this"
-            )
-        check_guardrails(guardrails, space.grid.last)
-        plans = self.propose(context, wanted)
-        if space.warp == 1.0 and not any(space.levels):
+        plans, space = self.propose(posed, context), posed.space
+        if posed.even:
             blocks = torch.lerp(space.lower, space.upper, plans)[:, None]  # as `decode`, in one operation
         else:
             blocks = space.decode(plans[:, None])
-        actions = blocks if space.blocks == tuple(range(1, len(space.grid) + 1)) else space.expand(blocks)
-        may = torch.isfinite(actions.sum((1, 2, 3)))  # within bounds, so that a sum does not overflow
+        actions = blocks if posed.each else space.expand(blocks)
+        may = plans.sum((1, 2)) >= 0.0  # within the unit cube, unless it is no number
         forecast = None
-        if self.forecaster.calibration.novelty is not None or any(rail.risk for rail in guardrails):
+        if posed.foreseen:
             forecast = self.forecaster.forecast(imagined(), actions)
             may &= (check_finite(forecast) & (forecast.novelty <= 1.0))[:, 0]
-        for rail in guardrails:
+        for rail in posed.guardrails:
             if forecast is None:  # at which an action guardrail does not look
                 margin = rail.margin(None, actions, history)  # type: ignore[arg-type]
             else:

@@ -70,15 +70,34 @@ def test_a_latent_of_points_is_not_folded(tmp_path):
         Glance(model)
 
 
+def cube(tiny):
+    """What one scene's agent may do."""
+    slow = Planned(tiny)
+    slow.begin(*placed(1))
+    history = History(torch.zeros(1, 1).double(), {}, torch.ones(1, dtype=torch.int64))
+    return slow.agent.task.space(slow.agent.forecaster.model.config.grid, history)
+
+
 def test_a_reflex_proposes_what_its_policy_proposes(tiny):
     policy = Policy(64, (3, 2), 16).eval()
     policy.mean.uniform_(-1, 1), policy.scale.uniform_(0.5, 2.0)
     read = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
-    reflex = Reflex(policy, Forecaster(tiny.model))
-    with torch.no_grad():
-        torch.testing.assert_close(reflex.propose(read[:, :32], read[:, 32:]), policy(read)[0])
-    with pytest.raises(InputError, match="reads 64 numbers"):
-        reflex.propose(read[:, :32], None)
+    reflex, space = Reflex(policy, Forecaster(tiny.model)), cube(tiny)
+    for wanted in (32, 20):
+        posed = reflex.pose(read[:, 64 - wanted :], space, [Reach()])
+        torch.testing.assert_close(reflex.propose(posed, read[:, : 64 - wanted]), policy(read)[0].detach())
+        with pytest.raises(InputError, match=f"reads {64 - wanted} numbers of a state, here are 16"):
+            reflex.propose(posed, read[:, :16])
+    torch.testing.assert_close(reflex.propose(reflex.pose(None, space, [Reach()]), read), policy(read)[0].detach())
+
+
+def test_a_policy_of_another_task_is_told_when_the_task_is_posed(tiny):
+    reflex, space = Reflex(Policy(64, (2, 2), 16).eval(), Forecaster(tiny.model)), cube(tiny)
+    with pytest.raises(InputError, match=r"plans \(2, 2\) blocks and actions, not \(3, 2\)"):
+        reflex.pose(None, space, [Reach()])
+    reflex = Reflex(Policy(64, (3, 2), 16).eval(), Forecaster(tiny.model))
+    with pytest.raises(InputError, match="reads 64 numbers, more are wanted"):
+        reflex.pose(torch.zeros(1, 64), space, [Reach()])
 
 
 def test_a_policy_is_distilled_once_and_of_scenes_that_were_recorded_alone(tiny, tmp_path):
@@ -136,12 +155,13 @@ def test_what_a_guardrail_of_actions_does_not_let_pass_may_not_be_done_and_no_fo
     space, wanted = task.space(slow.agent.forecaster.model.config.grid, history), torch.randn(3, 32)
 
     def answer(bound):
-        return reflex.answer(torch.randn(3, 32), wanted, space, [Reach(bound=bound)], history, None)[1]
+        posed = reflex.pose(wanted, space, [Reach(bound=bound)])
+        return reflex.answer(posed, torch.randn(3, 32), history, None)[1]
 
     assert answer(1.0).all() and not answer(0.0).any()
     assert not answer(float("nan")).any()  # what cannot be told is not let pass
     with pytest.raises(InputError, match="without guardrails"):
-        reflex.answer(torch.randn(3, 32), wanted, space, [], history, None)
+        reflex.pose(wanted, space, [])
 
 
 def test_nobody_acts_at_once_within_a_zone_that_covers_all(tiny, policy):

@@ -147,9 +147,9 @@ class Fast:
         agent = self.slow.agent
         self._rows, task, known = rows, agent.task, torch.zeros(len(rows), 1, dtype=torch.float64)
         self._history = History(known, {}, torch.ones(len(rows), dtype=torch.int64))
-        self._space = task.space(agent.forecaster.model.config.grid, self._history)
-        self._wanted = task.objective(self.slow.profile).condition()
-        self._rails = tuple(task.guardrails)
+        space = task.space(agent.forecaster.model.config.grid, self._history)
+        wanted = task.objective(self.slow.profile).condition()
+        self._posed = self.reflex.pose(wanted, space, tuple(task.guardrails))
 
     def act(self, frames: ByteArray, going: BoolArray) -> FloatArray:
         """Decide for the scenes that go on."""
@@ -160,11 +160,11 @@ class Fast:
         look = self._see
         context = look(seen) if isinstance(look, Glance) else look.embed(seen).detach()
         began = time.process_time()
-        done, may = self.reflex.answer(
-            context, self._wanted, self._space, self._rails, self._history, lambda: self._imagined(seen)
-        )
-        action = np.zeros((len(going), 2), dtype=np.float32)
-        action[rows] = done.numpy()
+        done, may = self.reflex.answer(self._posed, context, self._history, lambda: self._imagined(seen))
+        action = done.numpy()
+        if len(rows) < len(going):
+            action = np.zeros((len(going), 2), dtype=np.float32)
+            action[rows] = done.numpy()
         self.refused[:] = 0
         if not bool(may.all()):
             others = rows[~may.numpy()]
