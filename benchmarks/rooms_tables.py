@@ -78,7 +78,7 @@ TABLES: dict[str, tuple[Table, ...]] = {
         Table("The search", "arm", ("evaluations_a_plan", "evaluations_per_second", "matmul_gflops", "planning_gflops",
                                     "planning_of_peak")),
         Table("Training", "arm", ("frames_per_cpu_second", "training_gflops", "training_of_peak", "speedup_threads",
-                                  "speedup_processes")),
+                                  "speedup_processes", "speedup_apart")),
         Table("A step of training", "arm", ("step_ms", "step_ms_read", "step_ms_encode", "step_ms_predict",
                                             "step_ms_regular", "step_ms_rest")),
     ),

@@ -44,8 +44,20 @@ def test_a_step_of_twice_the_clips_is_twice_the_work(store):
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
-def test_two_processes_train_together_and_answer(store):
-    assert training_speed._in_processes(store, PLAIN.train, 1, "processes") > 0.0
+@pytest.mark.parametrize(("mode", "sharing"), [("processes", True), ("apart", False)])
+def test_two_processes_train_together_or_apart_and_answer(store, monkeypatch, mode, sharing):
+    started = []
+    process = training_speed.get_context("spawn").Process
+
+    def noting(**options):
+        started.append(options["args"])
+        return process(**options)
+
+    context = training_speed.get_context("spawn")
+    monkeypatch.setattr(context, "Process", noting, raising=False)
+    monkeypatch.setattr(training_speed, "get_context", lambda how: context)
+    assert training_speed._in_processes(store, PLAIN.train, 1, mode) > 0.0
+    assert [(args[4], args[5]) for args in started] == [(0, 1 + sharing), (1, 1 + sharing)]
 
 
 def test_where_there_is_one_core_no_second_is_asked(store, monkeypatch):
@@ -60,13 +72,14 @@ def test_a_process_that_fails_is_told(tmp_path):
 
 def test_every_recipe_is_timed(tmp_path, monkeypatch):
     monkeypatch.setenv("FOREWORLD_RUNS", str(tmp_path))
-    monkeypatch.setattr(speed, "two_cores", lambda *args: {"one": 3.0, "threads": 2.0, "processes": 1.5})
+    monkeypatch.setattr(speed, "two_cores", lambda *args: {"one": 3.0, "threads": 2.0, "processes": 1.5, "apart": 4.0})
     rows = speed.rows_of(FEW, Request(seeds=(3,)))
     found = {(row.arm, row.metric): row.value for row in rows}
     assert len(found) == 2 * len(speed.UNITS)
     for arm in FEW.tasks:
         assert found[arm, "cpu_ms_one_scene"] > found[arm, "planning_ms_one_scene"] > 0.0
         assert found[arm, "speedup_threads"] == 1.5 and found[arm, "speedup_processes"] == 2.0
+        assert found[arm, "speedup_apart"] == 1.5  # two whole batches in the time of four thirds of one
         assert 0.0 < found[arm, "planning_of_peak"] < 1.0
         # At least the first iteration's 48 candidates over three blocks.
         assert found[arm, "evaluations_a_plan"] > 48 * 3

@@ -34,7 +34,7 @@ WARM_UP = 3  # steps in which kernels are chosen and memory is taken
 PATIENCE = 600.0  # seconds that another process may take
 # Which call counts as what; of calls within one another the outer one.
 PARTS = {"embed": "encode", "step": "predict", "roll": "predict", "around": "predict"}
-Mode = Literal["one", "threads", "processes"]
+Mode = Literal["one", "threads", "processes", "apart"]
 
 
 @dataclass(frozen=True)
@@ -137,28 +137,31 @@ def step_flops(store: str | Path, config: TrainLatentConfig) -> float:
 
 
 def two_cores(store: str | Path, config: TrainLatentConfig, steps: int) -> Mapping[Mode, float] | None:
-    """Seconds a step by the clock: on one core, with two threads and as two processes; None where there is one core.
+    """Seconds a step by the clock, on one core and on two; None where there is one core.
 
-    Each process is pinned: threads that move between cores, or are more than these, are several times slower.
+    On two: with two threads, as two processes that share each batch, and as two that share nothing and train `apart`,
+    each a whole batch a step: more than twice a batch in that time no way of sharing gives on this machine. Each
+    process is pinned: threads that move between cores, or are more than these, are several times slower.
 
     Raises:
         ForeworldError: A process ended without an answer.
     """
     if cores() < 2:
         return None
-    modes: tuple[Mode, ...] = ("one", "threads", "processes")
+    modes: tuple[Mode, ...] = ("one", "threads", "processes", "apart")
     return {mode: _in_processes(Path(store), config, steps, mode) for mode in modes}
 
 
 def _in_processes(store: Path, config: TrainLatentConfig, steps: int, mode: Mode) -> float:
-    chosen, count = sorted(os.sched_getaffinity(0))[:2], 2 if mode == "processes" else 1
+    chosen, count = sorted(os.sched_getaffinity(0))[:2], 2 if mode in ("processes", "apart") else 1
+    sharing = 1 if mode == "apart" else count
     context, port = get_context("spawn"), _free_port()
     with ExitStack() as stack:
         pipes = []
         for rank in range(count):
             here, there = context.Pipe(duplex=False)
             pins = chosen if mode == "threads" else chosen[rank : rank + 1]
-            child = context.Process(target=_child, args=(store, config, steps, pins, rank, count, port, there))
+            child = context.Process(target=_child, args=(store, config, steps, pins, rank, sharing, port, there))
             child.start()
             there.close()
             stack.callback(child.join)
@@ -176,12 +179,12 @@ def _in_processes(store: Path, config: TrainLatentConfig, steps: int, mode: Mode
 
 
 def _child(
-    store: Path, config: TrainLatentConfig, steps: int, pins: list[int], rank: int, count: int, port: int,
+    store: Path, config: TrainLatentConfig, steps: int, pins: list[int], rank: int, sharing: int, port: int,
     answer: Connection,
 ) -> None:  # fmt: skip
     os.sched_setaffinity(0, set(pins))
-    if count > 1:
-        places = {"RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    if sharing > 1:
+        places = {"RANK": rank, "WORLD_SIZE": sharing, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         os.environ.update({name: str(value) for name, value in places.items()})
     with processes():
         answer.send(train_some(store, config, steps, threads=len(pins)).wall_seconds)

@@ -331,11 +331,15 @@ class Planner(ABC):
         check_guardrails(problem.guardrails, problem.space.grid.last)
         best = Best.empty(problem)
         given, opening = _first(problem), self.opening(problem)
-        if opening is None:
-            first = judge(problem, given)
-        else:
+        blocks = given
+        if opening is not None:
             own = problem.space.decode(opening.reshape(*opening.shape[:2], *problem.space.shape))
-            first = judge(problem, torch.cat([given, own], dim=1))
+            blocks = torch.cat([given, own], dim=1)
+        # Nothing of this leaves, nor is it differentiated; what is kept with the problem is made before.
+        _ = problem.held
+        with torch.inference_mode():
+            first = judge(problem, blocks)
+        if opening is not None:
             best.opened = _opened(problem, first, given.shape[1], opening)
         best.take(first)
         self.search(problem, best)
