@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import gelu
 
 from foreworld.agent.policy import Policy
 from foreworld.errors import InputError
@@ -33,7 +34,7 @@ class Posed:
         space: What may be done.
         guardrails: What every plan is held to.
         entered: [B, hidden] what is wanted adds to the first hidden layer, bias included; [hidden] where nothing is.
-        inputs: Numbers of a state that the policy reads, C.
+        enter: [C, hidden] weights of the states in it.
         foreseen: Whether a plan must be foreseen to be judged.
         even: Whether the unit cube is the space but for scale and place.
         each: Whether a block is one interval of the grid.
@@ -42,7 +43,7 @@ class Posed:
     space: ActionSpace
     guardrails: tuple[Guardrail, ...]
     entered: Tensor
-    inputs: int
+    enter: Tensor
     foreseen: bool
     even: bool
     each: bool
@@ -97,7 +98,7 @@ class Reflex:
             space,
             tuple(guardrails),
             entered,
-            inputs,
+            self._enter[:inputs],
             self.forecaster.calibration.novelty is not None or any(rail.risk for rail in guardrails),
             space.warp == 1.0 and not any(space.levels),
             space.blocks == tuple(range(1, len(space.grid) + 1)),
@@ -109,13 +110,14 @@ class Reflex:
         Raises:
             InputError: The policy reads another number of features.
         """
-        if context.shape[1] != posed.inputs:
+        if context.shape[1] != len(posed.enter):
             raise InputError(
-                f"the policy reads {posed.inputs} numbers of a state, here are {context.shape[1]}: distil one for this"
+                f"the policy reads {len(posed.enter)} numbers of a state, here are {context.shape[1]}: "
+                "distil one for this"
             )
-        hidden = nn.functional.gelu(torch.addmm(posed.entered, context, self._enter[: posed.inputs]))
-        hidden = nn.functional.gelu(torch.addmm(self._between[1], hidden, self._between[0]))
-        return torch.addmm(self._leave[1], hidden, self._leave[0]).sigmoid_().view(len(hidden), *self.shape)
+        hidden = gelu(torch.addmm(posed.entered, context, posed.enter))
+        hidden = gelu(torch.addmm(self._between[1], hidden, self._between[0]))
+        return torch.addmm(self._leave[1], hidden, self._leave[0]).sigmoid_().view(-1, *self.shape)
 
     @torch.inference_mode()
     def answer(
@@ -137,19 +139,21 @@ class Reflex:
         """
         plans, space = self.propose(posed, context), posed.space
         if posed.even:
-            blocks = torch.lerp(space.lower, space.upper, plans)[:, None]  # as `decode`, in one operation
+            blocks = torch.lerp(space.lower, space.upper, plans)  # as `decode`, in one operation
         else:
-            blocks = space.decode(plans[:, None])
-        actions = blocks if posed.each else space.expand(blocks)
-        may = plans.sum((1, 2)) >= 0.0  # within the unit cube, unless it is no number
+            blocks = space.decode(plans[:, None])[:, 0]
+        actions = blocks[:, None] if posed.each else space.expand(blocks[:, None])
+        # All of these must be at least 0, and what is no number is not: what a plan of the unit cube sums to, all margins.
+        least = plans.sum((1, 2))
         forecast = None
         if posed.foreseen:
             forecast = self.forecaster.forecast(imagined(), actions)
-            may &= (check_finite(forecast) & (forecast.novelty <= 1.0))[:, 0]
+            known = check_finite(forecast) & (forecast.novelty <= 1.0)
+            least = torch.where(known[:, 0], least, -1.0)
         for rail in posed.guardrails:
             if forecast is None:  # at which an action guardrail does not look
                 margin = rail.margin(None, actions, history)  # type: ignore[arg-type]
             else:
                 margin = margin_of(rail, forecast, actions, history)
-            may &= margin[:, 0] >= 0
-        return blocks[:, 0, 0], may
+            least = torch.minimum(least, margin[:, 0])
+        return blocks[:, 0], least >= 0.0

@@ -166,8 +166,9 @@ class Fast:
             action = np.zeros((len(going), 2), dtype=np.float32)
             action[rows] = done.numpy()
         self.refused[:] = 0
-        if not bool(may.all()):
-            others = rows[~may.numpy()]
+        passed = may.numpy()
+        if not passed.all():
+            others = rows[~passed]
             self.searched += len(others)
             action[others] = self.slow.act(frames, going)[others]
             self.refused[others] = self.slow.refused[others]
