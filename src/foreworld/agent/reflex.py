@@ -143,7 +143,7 @@ class Reflex:
         else:
             blocks = space.decode(plans[:, None])[:, 0]
         actions = blocks[:, None] if posed.each else space.expand(blocks[:, None])
-        # All of these must be at least 0, and what is no number is not: what a plan of the unit cube sums to, all margins.
+        # All must be at least 0, and what is no number is not: what a plan of the unit cube sums to, and each margin.
         least = plans.sum((1, 2))
         forecast = None
         if posed.foreseen:
