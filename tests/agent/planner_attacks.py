@@ -29,9 +29,10 @@ from foreworld.domains.treatment.task import GlucoseObjective, InsulinTask, dose
 from foreworld.forecast.forecaster import Forecaster
 from foreworld.model.belief import History
 from foreworld.planning.plan import Reason
-from foreworld.planning.planners.base import Planner, Problem, judge
+from foreworld.planning.planners.base import Planner
 from foreworld.planning.planners.cem import CEMConfig, CEMPlanner
 from foreworld.planning.planners.exhaustive import ExhaustiveConfig, ExhaustivePlanner
+from foreworld.planning.planners.judged import Problem, judge
 from foreworld.planning.planners.mppi import MPPIConfig, MPPIPlanner
 from foreworld.planning.profile import Profile
 

@@ -21,8 +21,8 @@ from foreworld.errors import AuditError, InputError
 from foreworld.forecast.forecaster import Forecaster
 from foreworld.model.belief import History
 from foreworld.planning.plan import Plan, Reason, Refusal
-from foreworld.planning.planners.base import judge
 from foreworld.planning.planners.cem import CEMConfig, CEMPlanner
+from foreworld.planning.planners.judged import judge
 
 EVERYONE = list(range(7))
 NOW = 90  # breakfast

@@ -29,8 +29,9 @@ from foreworld.errors import ConformanceError, InputError
 from foreworld.evidence.domain import Domain, load_domain
 from foreworld.model.belief import History
 from foreworld.planning.guardrail import StateGuardrail
-from foreworld.planning.planners.base import Best, Decisions, Planner, judge
+from foreworld.planning.planners.base import Best, Decisions, Planner
 from foreworld.planning.planners.cem import CEMPlanner
+from foreworld.planning.planners.judged import judge
 from foreworld.planning.profile import Profile
 from foreworld.planning.space import ActionSpace
 

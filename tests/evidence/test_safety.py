@@ -48,7 +48,7 @@ def changed(**fields):
         ),
         (changed(tests=("tests/agent/absent.py::test_a",)), "absent.py::test_a, which is not there"),
         (changed(tests=("tests/agent/tiny.py::make_past",)), "make_past, which is not there"),
-        (changed(enforced=("planning.planners.base:judges",)), "base:judges, which is not there"),
+        (changed(enforced=("planning.planners.judged:judges",)), "judged:judges, which is not there"),
         (changed(enforced=("planning.plans",)), "planning.plans, which is not there"),
         (changed(covers=("rule of_thumb",)), "covers rule of_thumb, which is not there"),
         (tuple(r for r in ALL if "rule max_iob" not in r.covers), "no requirement covers rule max_iob"),

@@ -4,7 +4,7 @@ import torch
 from foreworld.conformance.toy import ToyObjective, toy_problem
 from foreworld.errors import InputError
 from foreworld.planning.objective import Objective, time_weights
-from foreworld.planning.planners.base import judge
+from foreworld.planning.planners.judged import judge
 from foreworld.planning.profile import Profile
 
 

@@ -8,8 +8,8 @@ import torch
 from foreworld.conformance.toy import GUARDRAILS, ToyObjective, toy_problem
 from foreworld.planning.guardrail import StateGuardrail
 from foreworld.planning.plan import Plan, Reason, Refusal
-from foreworld.planning.planners.base import Judged, judge
 from foreworld.planning.planners.cem import CEMPlanner
+from foreworld.planning.planners.judged import Judged, judge
 
 
 def answer(fields, **settings):

@@ -11,10 +11,10 @@ from foreworld.errors import InputError
 from foreworld.forecast.forecaster import Forecaster
 from foreworld.planning.guardrail import Guardrail
 from foreworld.planning.plan import Plan, Reason, Refusal
-from foreworld.planning.planners.base import judge
 from foreworld.planning.planners.cem import CEMConfig, CEMPlanner
 from foreworld.planning.planners.exhaustive import ExhaustiveConfig, ExhaustivePlanner
 from foreworld.planning.planners.gradient import GradientConfig, GradientPlanner
+from foreworld.planning.planners.judged import judge
 from foreworld.planning.planners.mppi import MPPIConfig, MPPIPlanner
 from foreworld.planning.planners.points import uniforms
 from foreworld.planning.planners.prior import PriorPlanner
@@ -321,3 +321,19 @@ def test_what_begins_a_search_is_no_suggestion_that_must_be_judged():
 
     rail = Half(name="half", unit="1", source="of this test")
     assert CEMPlanner().plan(replace(problem, guardrails=(rail,))).told.all()
+
+
+@pytest.mark.parametrize("name", ["cem", "icem", "mppi", "gradient", "prior", "exhaustive"])
+def test_nothing_is_searched_for_whoever_is_in_a_novel_state_whoever_else_is_asked_for(name, monkeypatch):
+    planner, searches = PLANNERS[name], []
+    search = type(planner).search
+    monkeypatch.setattr(type(planner), "search", lambda *given: (searches.append(1), search(*given)))
+    problem = toy_problem({"strange": (3.0, 0.0, 3.0), "start": (5.0, 5.0, -50.0)})
+    mixed = planner.plan(problem)
+    assert len(searches) == 1 and isinstance(mixed[1], Plan)
+    lost = planner.plan(select(problem, torch.tensor([0, 2])))
+    assert len(searches) == 1
+    for one, other in ((mixed[0], lost[0]), (mixed[2], lost[1])):
+        assert one.reason is other.reason is Reason.novel_state
+        torch.testing.assert_close(one.nearest, other.nearest)
+        assert one.margins == pytest.approx(other.margins, nan_ok=True)

@@ -26,7 +26,8 @@ from foreworld.forecast.forecaster import Forecaster
 from foreworld.model.interface import Believed, Recalling
 from foreworld.planning.pack import Pack
 from foreworld.planning.plan import Plan, Reason, Refusal, amounts
-from foreworld.planning.planners.base import Decisions, Planner, Problem
+from foreworld.planning.planners.base import Decisions, Planner
+from foreworld.planning.planners.judged import Problem
 from foreworld.planning.task import Task
 
 

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from foreworld.errors import FormatError, InputError
 from foreworld.learning.fit import FitConfig, fit
 from foreworld.learning.progress import Mode
-from foreworld.planning.planners.base import Best, Decisions, Planner, Problem
+from foreworld.planning.planners.base import Best, Decisions, Planner
 from foreworld.planning.planners.fast import FastPlanner
+from foreworld.planning.planners.judged import Problem
 from foreworld.planning.planners.prior import Prior
 
 FILE = "policy.safetensors"

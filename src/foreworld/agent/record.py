@@ -18,7 +18,7 @@ from foreworld.episodes.schema import Schema
 from foreworld.errors import AuditError, InputError
 from foreworld.model.belief import Belief, History
 from foreworld.planning.plan import Reason
-from foreworld.planning.planners.base import Problem
+from foreworld.planning.planners.judged import Problem
 from foreworld.planning.profile import Profile
 
 if TYPE_CHECKING:

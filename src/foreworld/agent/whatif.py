@@ -20,7 +20,7 @@ from foreworld.errors import InputError
 from foreworld.forecast.forecaster import Forecast, check_finite
 from foreworld.planning.guardrail import Guardrail
 from foreworld.planning.plan import Reason, amounts, weakened
-from foreworld.planning.planners.base import Judged, Problem, judge
+from foreworld.planning.planners.judged import Judged, Problem, judge
 
 _NO_PLAN = (Reason.stale_data, Reason.model_invalid)
 """Reasons that bar every plan in a state, whatever the action."""

@@ -10,7 +10,8 @@ from torch import Tensor
 from foreworld.conformance.report import Report, Review
 from foreworld.conformance.toy import GUARDRAILS, Needle, ToyObjective, select, toy_problem
 from foreworld.planning.plan import Plan, Reason, Refusal
-from foreworld.planning.planners.base import Decisions, Planner, Problem, judge
+from foreworld.planning.planners.base import Decisions, Planner
+from foreworld.planning.planners.judged import Problem, judge
 from foreworld.planning.space import ActionSpace
 
 # Starts and gains of a mixed ward: all have feasible plans, none is at ease with every plan.

@@ -20,7 +20,7 @@ from foreworld.model.belief import History
 from foreworld.model.dynamics import HorizonGrid
 from foreworld.planning.guardrail import Guardrail, StateGuardrail
 from foreworld.planning.objective import Objective, time_weights
-from foreworld.planning.planners.base import Problem
+from foreworld.planning.planners.judged import Problem
 from foreworld.planning.profile import Profile
 from foreworld.planning.space import ActionSpace
 

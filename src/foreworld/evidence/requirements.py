@@ -20,7 +20,7 @@ PLANNING = (
         severity=5,
         text="A candidate that breaks a guardrail shall rank below every one that breaks none, whatever either costs; "
         "profiles shall not touch guardrails.",
-        enforced=("planning.planners.base:judge", "planning.profile:Profile"),
+        enforced=("planning.planners.judged:judge", "planning.profile:Profile"),
         tests=(
             PLAN + "test_no_reward_buys_a_violation",
             PLAN + "test_no_cost_however_high_ranks_a_feasible_candidate_below_an_infeasible_one",
@@ -39,7 +39,7 @@ PLANNING = (
             "forecast.forecaster:Forecaster.forecast",
             "forecast.forecaster:check_finite",
             "planning.guardrail:StateGuardrail.margin",
-            "planning.planners.base:judge",
+            "planning.planners.judged:judge",
         ),
         tests=(
             RAIL + "test_nan_at_a_step_that_counts_is_nan",
@@ -208,7 +208,7 @@ ACTING = (
         "of one that was suggested, cannot be judged, the fallback shall act.",
         enforced=(
             "agent.agent:Agent.resolve",
-            "planning.planners.base:judge",
+            "planning.planners.judged:judge",
             "planning.planners.base:Decisions.reason",
         ),
         tests=(

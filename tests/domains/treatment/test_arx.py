@@ -15,8 +15,8 @@ from foreworld.forecast.forecaster import Calibration, Forecaster
 from foreworld.model.belief import History
 from foreworld.model.dynamics import HorizonGrid
 from foreworld.planning.guardrail import StateGuardrail
-from foreworld.planning.planners.base import Problem
 from foreworld.planning.planners.cem import CEMConfig, CEMPlanner
+from foreworld.planning.planners.judged import Problem
 
 GRID = HorizonGrid(points=(1, 2, 3, 6, 12))
 LONG = HorizonGrid(points=(1, 2, 3, 6, 12, 18, 24, 36))

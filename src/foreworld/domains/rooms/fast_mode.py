@@ -21,8 +21,9 @@ from foreworld.domains.rooms.scene import RoomsConfig
 from foreworld.evidence.rows import Row
 from foreworld.evidence.samples import Samples
 from foreworld.evidence.statistics import Interval, ratio_bootstrap
-from foreworld.planning.planners.base import Best, Decisions, Planner, Problem
+from foreworld.planning.planners.base import Best, Decisions, Planner
 from foreworld.planning.planners.cem import CEMPlanner
+from foreworld.planning.planners.judged import Problem
 
 NAME, VERSION = "rooms/fast-mode", 1
 MODES = ("foreworld", "foreworld_fast")

@@ -18,7 +18,8 @@ from foreworld.domains.rooms.scene import Scenes
 from foreworld.domains.rooms.source import PLACE
 from foreworld.domains.rooms.zones import Zones
 from foreworld.errors import InputError, MissingExtraError
-from foreworld.planning.planners.base import Best, Judged, Planner, Problem
+from foreworld.planning.planners.base import Best, Decisions, Planner
+from foreworld.planning.planners.judged import Judged, Problem
 
 SIDE = 192  # px of a scene in the film
 HOLD = 8  # frames that the end is shown for
@@ -71,9 +72,9 @@ class Reel:
 class _Noting(Best):
     """The best of all, and all that they were chosen from."""
 
-    def take(self, judged: Judged) -> None:
+    def take(self, judged: Judged, count: int | None = None) -> None:
         """As `Best`."""
-        super().take(judged)
+        super().take(judged, count)
         self.all = [*getattr(self, "all", []), judged]
 
 
@@ -83,6 +84,11 @@ class Onlooker(Planner):
     def __init__(self, planner: Planner, shown: int = SHOWN) -> None:
         self.planner, self.shown = planner, shown
         self.places: FloatArray | None = None
+
+    def plan(self, problem: Problem) -> Decisions:
+        """As any planner; where nothing is searched for there are no candidates."""
+        self.places = None
+        return super().plan(problem)
 
     def search(self, problem: Problem, best: Best) -> None:
         """The planner's."""

@@ -1,10 +1,9 @@
-"""What all planners share: judging candidates, ranking them feasible-first, and answering with plans or refusals."""
+"""What all planners share: what is judged whatever the search does, and answering with plans or refusals."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,124 +11,10 @@ import torch
 from torch import Tensor
 
 from foreworld.errors import InputError
-from foreworld.forecast.forecaster import Forecast, Forecaster, Imagined, check_finite
-from foreworld.model.belief import History
-from foreworld.planning.guardrail import Guardrail, check_guardrails, digest, margin_of
-from foreworld.planning.objective import Objective
+from foreworld.forecast.forecaster import check_finite
+from foreworld.planning.guardrail import Guardrail, check_guardrails, digest
 from foreworld.planning.plan import Alternative, Plan, Reason, Refusal
-from foreworld.planning.space import ActionSpace
-
-# Keys are float64: a feasible candidate's is its cost, and an infeasible one's is at least this, which no cost reaches.
-INFEASIBLE = 1e100
-# What a margin that cannot be told (NaN) counts as, in the guardrail's unit: worse than any violation that can.
-UNKNOWN = 1e6
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One planning problem for B subjects.
-
-    Attributes:
-        forecaster: Imagines.
-        imagined: The subjects' beliefs, made ready.
-        objective: What is wanted.
-        guardrails: What must hold.
-        space: What may be done.
-        history: What was measured and done, raw units; for action guardrails.
-        keys: [B] int64, one random key a subject (from the seed, the subject and the time), so that a decision does
-            not depend on who else is in the batch.
-        suggestions: [B, N, K, A] raw block values to try first, or None: the previous plan, the fallback's dose.
-    """
-
-    forecaster: Forecaster
-    imagined: Imagined
-    objective: Objective
-    guardrails: Sequence[Guardrail]
-    space: ActionSpace
-    history: History
-    keys: Tensor
-    suggestions: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.imagined.belief)
-
-    @cached_property
-    def held(self) -> Imagined | None:
-        """The beliefs made ready for amounts that are held over the space's blocks, where the model offers it."""
-        return self.imagined.hold(self.space.blocks)
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Candidates with their forecast, cost, margins and rank.
-
-    Attributes:
-        blocks: [B, S, K, A] raw block values.
-        forecast: Of the candidates.
-        cost: [B, S].
-        margins: By guardrail [B, S].
-        feasible: [B, S].
-        violation: [B, S] float64, 0 where feasible: the worst shortfall weighted by severity, plus a tier for what is
-            worse (an action guardrail broken, then an unsound or novel forecast).
-        key: [B, S] float64 ranking key, smaller is better; every feasible one is below every infeasible one.
-    """
-
-    blocks: Tensor
-    forecast: Forecast
-    cost: Tensor
-    margins: dict[str, Tensor]
-    feasible: Tensor
-    violation: Tensor
-    key: Tensor
-
-    def pick(self, candidate: int) -> Judged:
-        """One candidate of each subject, with S = 1."""
-        part = slice(candidate, candidate + 1)
-        return Judged(
-            self.blocks[:, part],
-            self.forecast.pick(torch.full((len(self.key),), candidate)),
-            self.cost[:, part],
-            {name: margin[:, part] for name, margin in self.margins.items()},
-            self.feasible[:, part],
-            self.violation[:, part],
-            self.key[:, part],
-        )
-
-
-def judge(problem: Problem, blocks: Tensor) -> Judged:
-    """Forecast, cost and margins of candidates [B, S, K, A].
-
-    Raises:
-        InputError: The objective or a guardrail gave another shape than [B, S]; it would compare subjects with
-            candidates.
-    """
-    actions = problem.space.expand(blocks)
-    if problem.held is None:
-        forecast = problem.forecaster.forecast(problem.imagined, actions)
-    else:
-        forecast = problem.forecaster.forecast(problem.held, blocks)
-    cost = problem.objective.cost(forecast, actions, problem.imagined)
-    margins = {g.name: margin_of(g, forecast, actions, problem.history) for g in problem.guardrails}
-    for what, values in (("the objective", cost), *((f"guardrail {name}", m) for name, m in margins.items())):
-        if values.shape != blocks.shape[:2]:
-            raise InputError(f"{what} gave shape {tuple(values.shape)}, expected {tuple(blocks.shape[:2])}: [B, S]")
-    sound = check_finite(forecast) & torch.isfinite(cost) & (forecast.novelty <= 1.0)
-    feasible = sound
-    short = torch.zeros(cost.shape, dtype=torch.float64)
-    tier = torch.where(sound, 0.0, 2.0).double()
-    for guardrail in problem.guardrails:
-        margin = margins[guardrail.name].double()
-        feasible = feasible & (margin >= 0)
-        missed = torch.nan_to_num(torch.clamp(-margin, min=0.0), nan=UNKNOWN, posinf=UNKNOWN)
-        short = torch.maximum(short, missed * 10.0 ** (guardrail.severity - 5))
-        if guardrail.risk == 0.0:
-            # An action guardrail holds exactly and can always be met, so the nearest candidate must meet it, too.
-            tier = torch.maximum(tier, (~(margin >= 0)).double())
-    # Between tiers short / (1 + short) keeps the order of shortfalls of any size.
-    violation = torch.where(feasible, 0.0, tier + short / (1.0 + short))
-    costs = torch.clamp(cost.double(), -INFEASIBLE / 2, INFEASIBLE / 2)
-    key = torch.where(feasible, costs, INFEASIBLE * (1.0 + violation))
-    return Judged(blocks, forecast, cost, margins, feasible, violation, key)
+from foreworld.planning.planners.judged import Judged, Problem, judge
 
 
 @dataclass(frozen=True)
@@ -175,18 +60,30 @@ class Best:
             torch.full((batch,), torch.inf),
         )
 
-    def take(self, judged: Judged) -> None:
-        """Compare with new candidates."""
-        rows = torch.arange(len(self.key))
-        at = judged.key.argmin(1)
-        better = judged.key[rows, at] < self.key
-        self.key = torch.where(better, judged.key[rows, at], self.key)
+    def take(self, judged: Judged, count: int | None = None) -> None:
+        """Compare with new candidates, or with the first `count` of them."""
+        rows, part = torch.arange(len(self.key)), slice(count)
+        key = judged.key[:, part]
+        at = key.argmin(1)
+        better = key[rows, at] < self.key
+        self.key = torch.where(better, key[rows, at], self.key)
         self.blocks = torch.where(better[:, None, None], judged.blocks[rows, at], self.blocks)
-        cost = torch.where(judged.feasible | ~torch.isfinite(judged.cost), torch.inf, judged.cost)
+        cost = torch.where(judged.feasible | ~torch.isfinite(judged.cost), torch.inf, judged.cost)[:, part]
         at = cost.argmin(1)
         cheaper = cost[rows, at] < self.rejected_cost
         self.rejected_cost = torch.where(cheaper, cost[rows, at], self.rejected_cost)
         self.rejected = torch.where(cheaper[:, None, None], judged.blocks[rows, at], self.rejected)
+
+    def put(self, rows: Tensor, other: Best) -> None:
+        """What `other` found for the subjects of `rows`, [B] bool."""
+        self.key, self.rejected_cost = (
+            torch.where(rows, theirs, mine)
+            for theirs, mine in ((other.key, self.key), (other.rejected_cost, self.rejected_cost))
+        )
+        self.blocks, self.rejected = (
+            torch.where(rows[:, None, None], theirs, mine)
+            for theirs, mine in ((other.blocks, self.blocks), (other.rejected, self.rejected))
+        )
 
 
 @dataclass(frozen=True)
@@ -330,8 +227,12 @@ class Planner(ABC):
         """
         check_guardrails(problem.guardrails, problem.space.grid.last)
         best = Best.empty(problem)
-        given, opening = _first(problem), self.opening(problem)
-        blocks = given
+        given = blocks = _first(problem)
+        # Where what is seen is unlike anything known no candidate can be trusted, and nothing is searched for.
+        lost = problem.imagined.distance > 1.0
+        some = bool(lost.any())
+        searched = not (some and bool(lost.all()))
+        opening = self.opening(problem) if searched else None
         if opening is not None:
             own = problem.space.decode(opening.reshape(*opening.shape[:2], *problem.space.shape))
             blocks = torch.cat([given, own], dim=1)
@@ -339,10 +240,16 @@ class Planner(ABC):
         _ = problem.held
         with torch.inference_mode():
             first = judge(problem, blocks)
-        if opening is not None:
-            best.opened = _opened(problem, first, given.shape[1], opening)
-        best.take(first)
-        self.search(problem, best)
+        if some:
+            best.take(first, given.shape[1])
+        unsearched = replace(best)
+        if searched:
+            best.take(first)
+            if opening is not None:
+                best.opened = _opened(problem, first, given.shape[1], opening)
+            self.search(problem, best)
+        if some:
+            best.put(lost, unsearched)  # nobody's answer depends on who else is asked for
         both = judge(problem, torch.stack([best.blocks, best.rejected], dim=1))
         chosen, rejected = both.pick(0), both.pick(1)
         cheaper = torch.isfinite(best.rejected_cost) & ~rejected.feasible[:, 0]

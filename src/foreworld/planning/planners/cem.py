@@ -6,7 +6,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from foreworld.planning.planners.base import Best, Planner, Problem, judge
+from foreworld.planning.planners.base import Best, Planner
+from foreworld.planning.planners.judged import Problem, judge
 from foreworld.planning.planners.points import uniforms
 
 

@@ -8,7 +8,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from foreworld.errors import InputError
-from foreworld.planning.planners.base import Best, Planner, Problem, judge
+from foreworld.planning.planners.base import Best, Planner
+from foreworld.planning.planners.judged import Problem, judge
 
 
 class ExhaustiveConfig(BaseModel):

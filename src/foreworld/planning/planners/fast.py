@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from foreworld.planning.guardrail import check_guardrails, digest
-from foreworld.planning.planners.base import Best, Decisions, Judged, Planner, Problem, judge
+from foreworld.planning.planners.base import Best, Decisions, Planner
+from foreworld.planning.planners.judged import Judged, Problem, judge
 from foreworld.planning.planners.prior import Prior
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from foreworld.planning.planners.base import Best, Planner, Problem, judge
+from foreworld.planning.planners.base import Best, Planner
+from foreworld.planning.planners.judged import Problem, judge
 from foreworld.planning.planners.points import uniforms
 
 

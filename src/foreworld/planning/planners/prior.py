@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from foreworld.errors import InputError
-from foreworld.planning.planners.base import Problem
 from foreworld.planning.planners.cem import CEMConfig, CEMPlanner
+from foreworld.planning.planners.judged import Problem
 from foreworld.planning.planners.points import uniforms
 
 
