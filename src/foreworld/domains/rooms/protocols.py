@@ -253,7 +253,8 @@ TWO_ROOMS_SIGHTED = SIGHTED.model_copy(
 KEEP_OUT = NoGoConfig(recipe=TWO_ROOMS_SIGHTED, calibrate=CalibrateRoomsConfig(false_alarm=0.01))
 
 EXPECTED = ExpectationConfig(rooms=RANDOM, recipe=SIGHTED)
-VARIED = VariationConfig(rooms=RANDOM, recipe=SIGHTED)
+# Asked for one in twenty, the limit of 150 episodes is exceeded in more than that in every other seed.
+VARIED = VariationConfig(rooms=RANDOM, recipe=SIGHTED, calibrate=CalibrateRoomsConfig(scenes=400, false_alarm=0.02))
 
 TIMED = SpeedConfig(
     tasks={
