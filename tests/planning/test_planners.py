@@ -337,3 +337,22 @@ def test_nothing_is_searched_for_whoever_is_in_a_novel_state_whoever_else_is_ask
         assert one.reason is other.reason is Reason.novel_state
         torch.testing.assert_close(one.nearest, other.nearest)
         assert one.margins == pytest.approx(other.margins, nan_ok=True)
+    # What was cheapest of all that they may not do, too, is that of what was suggested, whatever others' search found.
+    torch.testing.assert_close(mixed.rejected.blocks[[0, 2]], lost.rejected.blocks)
+
+
+def test_what_a_search_begins_with_is_the_best_suggestion_and_its_own_points_each_with_its_key():
+    problem = toy_problem({"start": (3.0, -2.0), "gain": (0.5, 1.5)}, objective=ToyObjective(7.0))
+    problem = replace(problem, suggestions=torch.full((2, 1, *problem.space.shape), 0.2))
+
+    class Noting(CEMPlanner):
+        def search(self, problem, best):
+            self.opened = best.opened
+            super().search(problem, best)
+
+    planner = Noting()
+    planner.plan(problem)
+    points, key = planner.opened.points, planner.opened.key
+    judged = judge(problem, problem.space.decode(points.reshape(*points.shape[:2], *problem.space.shape)))
+    torch.testing.assert_close(key, judged.key)
+    assert points.shape[1] == planner.config.samples
